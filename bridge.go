@@ -1,0 +1,291 @@
+package mitm
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/textproto"
+	"net/url"
+	"slices"
+	"strings"
+)
+
+// This file is the bridge between message heads as they are on the wire and the types
+// of net/http that hooks work with: what those lose is kept beside them and merged back.
+
+// Errors of messages that hooks changed.
+var (
+	errHookMethod = errors.New("method is not a token, or CONNECT")
+	errHookTarget = errors.New("URL has no host, or a byte that a request target can't have")
+	errHookField  = errors.New("field name or value that can't be sent")
+	errHookStatus = errors.New("status code that can't be sent")
+)
+
+// rawHead is a message head that outlives the buffer it was read into.
+type rawHead struct {
+	text   string
+	bytes  []byte
+	fields []field
+}
+
+// copyHead copies h, whose slices are left pointing to the copy.
+func copyHead(h *head) rawHead {
+	n := len(h.start)
+	for i := range h.fields {
+		n += len(h.fields[i].line)
+	}
+	b := make([]byte, 0, n)
+	moved := func(part []byte) []byte {
+		b = append(b, part...)
+		return b[len(b)-len(part):]
+	}
+	r := rawHead{fields: make([]field, len(h.fields))}
+	h.start = moved(h.start)
+	for i := range h.fields {
+		f := h.fields[i]
+		value := cap(f.line) - cap(f.value) // where value begins in line
+		f.line = moved(f.line)
+		f.name, f.value = f.line[:len(f.name)], f.line[value:value+len(f.value)]
+		r.fields[i] = f
+	}
+	r.bytes, r.text = b, string(b)
+	return r
+}
+
+// names returns the field names as they are spelled.
+func (r *rawHead) names() []string {
+	names := make([]string, len(r.fields))
+	for i := range r.fields {
+		names[i] = r.str(r.fields[i].name)
+	}
+	return names
+}
+
+// str returns part, which is a slice of r.bytes, as a string without copying it.
+func (r *rawHead) str(part []byte) string {
+	at := cap(r.bytes) - cap(part)
+	return r.text[at : at+len(part)]
+}
+
+// header returns the fields that hooks get to see. What concerns this hop alone is left
+// out; an upgrade that can be had is told as net/http tells it.
+func (r *rawHead) header(c *control) http.Header {
+	h := make(http.Header, len(r.fields))
+	values := make([]string, len(r.fields))
+	for i := range r.fields {
+		f := &r.fields[i]
+		if hidden(f, c) || c.names && named(r.fields, f) {
+			continue
+		}
+		key := textproto.CanonicalMIMEHeaderKey(r.str(f.name))
+		values[i] = r.str(f.value)
+		if old, ok := h[key]; ok {
+			h[key] = append(old, values[i])
+		} else {
+			h[key] = values[i : i+1 : i+1]
+		}
+	}
+	if c.upgrade {
+		h["Connection"] = []string{"Upgrade"}
+	}
+	return h
+}
+
+func hidden(f *field, c *control) bool {
+	switch f.kind {
+	case hostField, transferEncodingField, connectionField, keepAliveField, proxyConnectionField,
+		proxyAuthorizationField, http2SettingsField:
+		return true
+	case upgradeField:
+		return !c.upgrade
+	case teField:
+		return !c.trailers
+	}
+	return false
+}
+
+// merge puts header into the order and the spelling of names. A value that did not change
+// keeps the line that it came in. What names lacks comes last, sorted.
+func merge(header http.Header, names []string, raw []field) ([]field, error) {
+	fields := make([]field, 0, len(header)+4)
+	taken := make(map[string]int, len(header))
+	for i, name := range names {
+		var old *field
+		if i < len(raw) && string(raw[i].name) == name {
+			old = &raw[i]
+		}
+		if kind := kindOf([]byte(name)); kind == hostField || isFraming(kind) {
+			if old != nil || kind == hostField {
+				fields = append(fields, placeholder(name, kind, old))
+			}
+			continue
+		}
+		key := textproto.CanonicalMIMEHeaderKey(name)
+		values, n := header[key], taken[key]
+		if n == len(values) {
+			continue
+		}
+		taken[key] = n + 1
+		if old != nil && string(old.value) == values[n] {
+			fields = append(fields, *old)
+			continue
+		}
+		f, err := newField(name, values[n])
+		if err != nil {
+			return nil, err
+		}
+		fields = append(fields, f)
+	}
+	return appendRest(fields, header, taken)
+}
+
+func isFraming(kind fieldKind) bool {
+	return kind == contentLengthField || kind == transferEncodingField
+}
+
+// placeholder keeps the place of a field whose value is not the header's to give.
+func placeholder(name string, kind fieldKind, old *field) field {
+	if old != nil {
+		return *old
+	}
+	return field{name: []byte(name), kind: kind}
+}
+
+func appendRest(fields []field, header http.Header, taken map[string]int) ([]field, error) {
+	var rest []string
+	for key, values := range header {
+		if taken[key] < len(values) && !isFraming(kindOf([]byte(key))) {
+			rest = append(rest, key)
+		}
+	}
+	slices.Sort(rest)
+	for _, key := range rest {
+		for _, value := range header[key][taken[key]:] {
+			f, err := newField(key, value)
+			if err != nil {
+				return nil, err
+			}
+			fields = append(fields, f)
+		}
+	}
+	return fields, nil
+}
+
+// newField refuses what would change the meaning of the message (RFC 9110, section 5.5).
+func newField(name, value string) (field, error) {
+	if !isToken(name) || !validValue(value) {
+		return field{}, fmt.Errorf("%w: %q", errHookField, name)
+	}
+	line := append(append(append(make([]byte, 0, len(name)+2+len(value)), name...), ": "...), value...)
+	f := field{line: line, name: line[:len(name)], value: trimBlanks(line[len(name)+2:])}
+	f.kind = kindOf(f.name)
+	return f, nil
+}
+
+// newRequest builds the request that hooks see.
+func (h *hookedExchange) newRequest(x *exchange) *http.Request {
+	r := http.Request{
+		Method:     methodString(x.line.method),
+		URL:        &h.url,
+		Proto:      [...]string{"HTTP/1.0", "HTTP/1.1"}[h.minor],
+		ProtoMajor: 1, ProtoMinor: h.minor,
+		Header: h.raw.header(&h.control),
+		Host:   h.host(x),
+		Body:   http.NoBody,
+	}
+	h.setURL(x)
+	if a := x.client.s.nc.RemoteAddr(); a != nil {
+		r.RemoteAddr = a.String()
+	}
+	switch h.control.kind {
+	case knownLength:
+		r.ContentLength = h.control.length
+	case chunked:
+		r.ContentLength, r.TransferEncoding = -1, []string{"chunked"}
+	}
+	if !h.control.framing.empty() {
+		r.Body = &h.body
+		r.Trailer = announced(r.Header)
+	}
+	return r.WithContext(withFlow(x.client.ctx, h.flow))
+}
+
+// host is the Host field as it will be sent if no hook changes it.
+func (h *hookedExchange) host(x *exchange) string {
+	switch {
+	case x.route.host != "":
+		return x.route.host
+	case x.line.form == absoluteForm:
+		return string(x.line.appendAuthority(nil))
+	}
+	return string(x.control.host)
+}
+
+// setURL makes the URL of where the request goes. A target that no URL can hold as it
+// is, such as one with a broken escape, is shown as its plain bytes.
+func (h *hookedExchange) setURL(x *exchange) {
+	path := string(x.target())
+	if u, err := url.ParseRequestURI(path); err == nil && path != "*" && !strings.HasPrefix(path, "//") {
+		h.url = *u
+	} else {
+		h.url.Path, h.url.RawQuery, h.url.ForceQuery = path, "", false
+		if before, query, ok := strings.Cut(path, "?"); ok {
+			h.url.Path, h.url.RawQuery, h.url.ForceQuery = before, query, query == ""
+		}
+	}
+	h.url.Scheme, h.url.Host = "http", withoutPort(x.route.key.addr, "80")
+	if x.route.key.tls {
+		h.url.Scheme, h.url.Host = "https", withoutPort(x.route.key.addr, "443")
+	}
+	h.sent, h.target = h.url, path
+}
+
+// withoutPort leaves a scheme's own port out, as URLs usually do.
+func withoutPort(addr, port string) string {
+	if host, p, err := net.SplitHostPort(addr); err == nil && p == port {
+		if strings.Contains(host, ":") {
+			return "[" + host + "]"
+		}
+		return host
+	}
+	return addr
+}
+
+// announced returns the trailer fields that a Trailer field names, without values.
+func announced(header http.Header) (trailer http.Header) {
+	for _, list := range header["Trailer"] {
+		tokens([]byte(list), func(name []byte) bool {
+			if trailer == nil {
+				trailer = http.Header{}
+			}
+			trailer[textproto.CanonicalMIMEHeaderKey(string(name))] = nil
+			return true
+		})
+	}
+	return trailer
+}
+
+// setTrailer fills in what came after the content.
+func setTrailer(trailer *http.Header, fields []field) {
+	for i := range fields {
+		if *trailer == nil {
+			*trailer = http.Header{}
+		}
+		key := textproto.CanonicalMIMEHeaderKey(string(fields[i].name))
+		(*trailer)[key] = append((*trailer)[key], string(fields[i].value))
+	}
+}
+
+// trailers merges trailer back into the order of raw.
+func trailers(trailer http.Header, raw []field) []field {
+	names := make([]string, len(raw))
+	for i := range raw {
+		names[i] = string(raw[i].name)
+	}
+	fields, err := merge(trailer, names, raw)
+	if err != nil {
+		return nil
+	}
+	return slices.DeleteFunc(fields, func(f field) bool { return !allowedInTrailer(&f) })
+}

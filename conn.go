@@ -1,0 +1,299 @@
+package mitm
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"runtime/debug"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// Conn is a client connection together with one destination that it named. A hook gets
+// a new Conn for each destination; once the hooks have decided it does not change.
+type Conn struct {
+	// Destination is where the connection, or the request on it, goes. A [ConnHook]
+	// may change it.
+	Destination Destination
+	// Protocol is what the client speaks there, [Unknown] as long as no byte was seen.
+	Protocol Protocol
+
+	s *stream
+}
+
+// RemoteAddr returns the client's address.
+func (c *Conn) RemoteAddr() net.Addr { return c.s.nc.RemoteAddr() }
+
+// LocalAddr returns the address that the client is connected to.
+func (c *Conn) LocalAddr() net.Addr { return c.s.nc.LocalAddr() }
+
+// NetConn returns the connection as it was accepted. It must not be read from.
+func (c *Conn) NetConn() net.Conn { return c.s.nc }
+
+// Peek returns the first n bytes or more that the client has sent and leaves them to be
+// read; fewer come with an error. It is for a [Mode], before it returns.
+func (c *Conn) Peek(n int) ([]byte, error) { return c.s.peek(n) }
+
+// Read reads what the client has sent. It is for a [Mode], before it returns.
+func (c *Conn) Read(p []byte) (int, error) { return c.s.Read(p) }
+
+// Write writes to the client. It is for a [Mode], before it returns, and for
+// [Destination.Reply].
+func (c *Conn) Write(p []byte) (int, error) { return c.s.nc.Write(p) }
+
+// route is a destination with the decision about it.
+type route struct {
+	conn   *Conn
+	action Action
+	err    error // why it is rejected
+	key    originKey
+	host   string     // not empty: what the Host field becomes
+	once   bool       // a hook's destination, for one exchange: nothing stays with it
+	bound  *origin    // idle and bound to this client, see origin.bound
+	early  *earlyDial // a dial that began before a request was read
+}
+
+// A client is idle between requests, when it can be closed without loss.
+const (
+	clientActive = iota
+	clientIdle
+	clientClosed
+)
+
+// client is one accepted connection.
+type client struct {
+	p      *Proxy
+	s      *stream
+	ctx    context.Context
+	cancel context.CancelCauseFunc
+	state  atomic.Int32
+	isCut  chan struct{} // closed when cut is through
+
+	fixed  *route // the connection's own destination; nil: each request names one
+	routes routes
+	watch  watch
+	host   []byte // scratch for a Host field
+
+	mu      sync.Mutex
+	origins []*origin // in use for this client, to be cut with it
+}
+
+// newClient registers a connection. It returns nil, with the connection closed, if the
+// proxy is closing.
+func (p *Proxy) newClient(ctx context.Context, nc net.Conn) *client {
+	c := &client{p: p, s: newStream(nc), isCut: make(chan struct{})}
+	c.ctx, c.cancel = context.WithCancelCause(ctx)
+	c.watch.c = c
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.closing.Load() {
+		nc.Close()
+		c.cancel(nil)
+		return nil
+	}
+	p.active.Add(1)
+	p.clients[c] = struct{}{}
+	return c
+}
+
+// serve is the goroutine of a connection. When it returns, everything that was started
+// for the connection has ended.
+func (c *client) serve() {
+	defer c.forget()
+	stop := context.AfterFunc(c.ctx, c.cut)
+	defer func() {
+		if !stop() {
+			<-c.isCut
+		}
+		c.cancel(nil)
+		c.routes.close()
+		c.s.drop()
+		c.s.nc.Close()
+	}()
+	d, err := c.destination()
+	switch {
+	case err != nil:
+		c.p.logger().Debug("mitm: mode", "client", c.s.nc.RemoteAddr(), "err", err)
+		c.s.reset()
+	case d.Addr == "":
+		c.serveHTTP1()
+	default:
+		c.serveDestination(d)
+	}
+}
+
+func (c *client) forget() {
+	c.p.mu.Lock()
+	delete(c.p.clients, c)
+	c.p.mu.Unlock()
+	c.p.active.Done()
+}
+
+// destination asks the mode, which has as long as a client's first request may take.
+func (c *client) destination() (d Destination, err error) {
+	defer c.recovered("mode", &err)
+	c.s.readWithin(c.p.headTimeout())
+	return c.p.mode().Destination(c.ctx, &Conn{s: c.s})
+}
+
+// recovered turns a panic of the embedder's code into an error and a log record. It is
+// to be deferred.
+func (c *client) recovered(op string, err *error) {
+	if v := recover(); v != nil {
+		*err = c.panicked(op, v)
+	}
+}
+
+func (c *client) panicked(op string, v any) error {
+	c.p.logger().Error("mitm: panic in "+op, "panic", v, "stack", string(debug.Stack()))
+	return &OpError{Op: op, Err: fmt.Errorf("panic: %v", v)}
+}
+
+// cut ends everything that is done for the client. What was under way ends in a reset,
+// so that it can't look complete.
+func (c *client) cut() {
+	defer close(c.isCut)
+	if c.state.Swap(clientClosed) == clientIdle {
+		c.s.nc.Close()
+	} else {
+		c.s.reset()
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, o := range c.origins {
+		o.s.reset()
+	}
+}
+
+// leave ends everything because the client is gone.
+func (c *client) leave() { c.cancel(ErrClientGone) }
+
+// closeIfIdle closes the connection if it waits for a request.
+func (c *client) closeIfIdle() {
+	if c.state.CompareAndSwap(clientIdle, clientClosed) {
+		c.s.nc.Close()
+	}
+}
+
+// attach makes o end with the client; if that is over already, o is closed.
+func (c *client) attach(o *origin) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.ctx.Err() != nil {
+		o.s.nc.Close()
+		return context.Cause(c.ctx)
+	}
+	c.origins = append(c.origins, o)
+	return nil
+}
+
+func (c *client) detach(o *origin) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if i := slices.Index(c.origins, o); i >= 0 {
+		c.origins = slices.Delete(c.origins, i, i+1)
+	}
+}
+
+// decide asks the ConnHooks about a destination.
+func (c *client) decide(flow *Flow, d Destination, proto Protocol) *route {
+	r := &route{conn: &Conn{Destination: d, Protocol: proto, s: c.s}}
+	if flow != nil {
+		flow.Conn = r.conn
+	}
+	r.action, r.err = c.askHooks(flow, r.conn)
+	if r.err != nil {
+		r.action = Reject
+	}
+	if r.action == Reject {
+		err := ErrRejected
+		if r.err != nil {
+			err = fmt.Errorf("%w: %w", ErrRejected, r.err)
+		}
+		r.err = &OpError{Op: "hook", Addr: r.conn.Destination.Addr, Err: err}
+	}
+	d = r.conn.Destination
+	r.host = d.Host
+	r.key = originKey{addr: d.Addr, tls: d.TLS}
+	if d.TLS {
+		r.key.serverName = serverName(d)
+	}
+	return r
+}
+
+// serverName is the name that an origin's certificate must have.
+func serverName(d Destination) string {
+	name := d.Host
+	if name == "" {
+		name = d.Addr
+	}
+	if host, _, err := net.SplitHostPort(name); err == nil {
+		name = host
+	}
+	return name
+}
+
+func (c *client) askHooks(flow *Flow, conn *Conn) (action Action, err error) {
+	defer c.recovered("hook", &err)
+	hooks := c.p.sorted.conn
+	if len(hooks) == 0 {
+		return Default, nil
+	}
+	ctx := withFlow(c.ctx, flow)
+	for _, hook := range hooks {
+		if action, err = hook.HookConn(ctx, conn); err != nil || action != Default {
+			break
+		}
+	}
+	return action, err
+}
+
+// newFlow returns a flow if anybody wants to see it.
+func (c *client) newFlow() *Flow {
+	h := c.p.sorted
+	if len(h.conn) == 0 && len(h.done) == 0 && h.http == nil {
+		return nil
+	}
+	return &Flow{ID: c.p.flowIDs.Add(1), Start: time.Now()}
+}
+
+// finish tells the DoneHooks, once, that flow is over.
+func (c *client) finish(flow *Flow, err error) {
+	if flow == nil {
+		return
+	}
+	flow.End, flow.Err = time.Now(), err
+	for _, hook := range c.p.sorted.done {
+		var err error
+		func() {
+			defer c.recovered("hook", &err)
+			hook.HookDone(flow)
+		}()
+	}
+}
+
+// dial opens a connection for r that ends with the client.
+func (c *client) dial(ctx context.Context, r *route) (*origin, error) {
+	o, err := c.p.dialOrigin(ctx, r)
+	if err != nil {
+		return nil, err
+	}
+	return o, c.attach(o)
+}
+
+// relay joins the client and o until both are through.
+func (c *client) relay(o *origin, flow *Flow) error {
+	defer c.detach(o)
+	var up, down atomic.Int64
+	r := relay{client: c.s, origin: o.s, idle: c.p.tunnelTimeout(), up: &up, down: &down}
+	if flow != nil {
+		flow.Tunnel = true
+		r.up, r.down = &flow.up, &flow.down
+	}
+	if err := r.run(); err != nil {
+		return &OpError{Op: "relay", Addr: o.key.addr, Err: err}
+	}
+	return nil
+}

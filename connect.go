@@ -1,0 +1,118 @@
+package mitm
+
+import (
+	"bytes"
+	"net/http"
+	"strconv"
+)
+
+// connect serves a CONNECT (RFC 9110, section 9.3.6): the origin is dialled first, so
+// that the client is told what really happened.
+func (x *exchange) connect() {
+	c := x.client
+	c.watch.arm()
+	o, err := c.dial(c.ctx, x.route)
+	c.watch.disarm()
+	if err != nil {
+		x.control.close = true // RFC 9931: what follows a refused CONNECT is no request
+		x.fail(err)
+		return
+	}
+	x.reply.start(c.s, framing{}, c.p.contentTimeout())
+	x.reply.out = append(x.reply.out, "HTTP/1.1 200 Connection Established\r\n\r\n"...)
+	if err := x.reply.flush(); err != nil {
+		x.err = &OpError{Op: "send response", Err: err}
+		c.detach(o)
+		o.s.nc.Close()
+		return
+	}
+	if x.flow != nil {
+		x.flow.Status = http.StatusOK
+	}
+	x.tunnel = &tunnel{route: x.route, flow: x.flow, o: o, sniff: x.route.action == Intercept}
+}
+
+// switchProtocols passes a 101 on, after which the connection is a tunnel (RFC 9110,
+// section 7.8).
+func (x *exchange) switchProtocols() {
+	t := &x.trip
+	x.reply.start(x.client.s, framing{}, x.client.p.contentTimeout())
+	x.reply.out = x.appendResponseHead(x.reply.out, t, framing{}, false)
+	if err := x.reply.flush(); err != nil {
+		x.err = &OpError{Op: "send response", Err: err}
+		t.abandon()
+		return
+	}
+	x.tunnel = &tunnel{route: t.route, flow: x.flow, o: t.takeOrigin()}
+}
+
+// countsForwards says whether Max-Forwards has a meaning for the method (RFC 9110,
+// section 7.6.2).
+func (x *exchange) countsForwards() bool {
+	return string(x.line.method) == http.MethodTrace || string(x.line.method) == http.MethodOptions
+}
+
+// answerHere answers a request that may go no further: OPTIONS with nothing, TRACE with
+// the request as it came, without what is secret in it (RFC 9110, section 9.3.8).
+func (x *exchange) answerHere() {
+	if !x.body.ended() {
+		x.refuse(http.StatusBadRequest, &OpError{Op: "read request", Err: errMaxForwards})
+		return
+	}
+	var echo []byte
+	if string(x.line.method) == http.MethodTrace {
+		echo = append(append(echo, x.head.start...), "\r\n"...)
+		for _, f := range x.head.fields {
+			if !isSecret(f.name) {
+				echo = append(append(echo, f.line...), "\r\n"...)
+			}
+		}
+		echo = append(echo, "\r\n"...)
+	}
+	if x.flow != nil {
+		x.flow.Status = http.StatusOK
+	}
+	x.reply.start(x.client.s, framing{}, x.client.p.contentTimeout())
+	b := appendStatusLine(x.reply.out, http.StatusOK, "OK")
+	if echo != nil {
+		b = append(b, "Content-Type: message/http\r\n"...)
+	}
+	b = append(strconv.AppendInt(append(b, "Content-Length: "...), int64(len(echo)), 10), "\r\n"...)
+	if x.control.close {
+		b = append(b, "Connection: close\r\n"...)
+	}
+	x.reply.out = append(append(b, "\r\n"...), echo...)
+	x.keep = x.reply.flush() == nil && !x.control.close
+}
+
+func isSecret(name []byte) bool {
+	for _, secret := range [...]string{"authorization", "proxy-authorization", "cookie"} {
+		if equalFold(name, secret) {
+			return true
+		}
+	}
+	return false
+}
+
+// checkVia refuses a request that came by already (RFC 9110, section 7.6.3).
+func (x *exchange) checkVia() error {
+	if x.client.p.Via == "" {
+		return nil
+	}
+	for i := range x.head.fields {
+		f := &x.head.fields[i]
+		if f.kind != viaField {
+			continue
+		}
+		found := false
+		tokens(f.value, func(token []byte) bool {
+			parts := bytes.Fields(token)
+			found = len(parts) > 1 && string(parts[1]) == x.client.p.Via
+			return !found
+		})
+		if found {
+			return ErrLoop
+		}
+	}
+	return nil
+}

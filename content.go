@@ -1,0 +1,179 @@
+package mitm
+
+import (
+	"io"
+	"net/http"
+)
+
+// readerSource is content that a hook put in place, or the client's or origin's own if
+// direct is set.
+type readerSource struct {
+	r       io.Reader
+	direct  *body
+	buf     []byte
+	n       int   // bytes read ahead into buf
+	err     error // what followed them
+	count   int64
+	trailer func() []field
+	closing bool // the client connection ends with this response
+}
+
+var _ source = (*readerSource)(nil)
+
+// done gives the buffer back and closes what was read from.
+func (s *readerSource) done() {
+	if s.buf != nil {
+		giveBuffer(s.buf)
+		s.buf = nil
+	}
+	if c, ok := s.r.(io.Closer); ok {
+		c.Close()
+	}
+}
+
+func (s *readerSource) ready() bool {
+	if s.direct != nil {
+		return s.direct.ready()
+	}
+	return s.n > 0
+}
+
+func (s *readerSource) trailerFields() []field {
+	switch {
+	case s.trailer != nil:
+		return s.trailer()
+	case s.direct != nil:
+		return s.direct.trailerFields()
+	}
+	return nil
+}
+
+// next implements source.
+func (s *readerSource) next() ([]byte, error) {
+	if s.direct != nil {
+		p, err := s.direct.next()
+		s.count += int64(len(p))
+		return p, err
+	}
+	if s.r == nil {
+		return nil, io.EOF
+	}
+	if s.buf == nil {
+		s.buf = takeBuffer()
+	}
+	for s.n == 0 {
+		if s.err != nil {
+			return nil, s.err
+		}
+		s.n, s.err = s.r.Read(s.buf)
+	}
+	p := s.buf[:s.n]
+	s.n = 0
+	s.count += int64(len(p))
+	return p, nil
+}
+
+// readAhead fills the buffer and returns the length of the content if that was all.
+func (s *readerSource) readAhead() (length int64, all bool, err error) {
+	s.buf = takeBuffer()
+	for s.err == nil && s.n < len(s.buf) {
+		var n int
+		n, s.err = s.r.Read(s.buf[s.n:])
+		s.n += n
+	}
+	if s.err != nil && s.err != io.EOF {
+		return 0, false, s.err
+	}
+	return int64(s.n), s.err == io.EOF, nil
+}
+
+// measure finds out the framing of content that a hook put in place: given is its
+// ContentLength, old the one that the message came with (-1: none).
+func (s *readerSource) measure(given, old int64) (framing, error) {
+	if given > 0 && given != old {
+		return framing{kind: knownLength, length: given}, nil
+	}
+	if given < 0 {
+		return framing{kind: chunked}, nil
+	}
+	n, all, err := s.readAhead()
+	if err != nil || !all {
+		return framing{kind: chunked}, err
+	}
+	return framing{kind: knownLength, length: n}, nil
+}
+
+// contentLength is ContentLength as net/http has it.
+func (f framing) contentLength() int64 {
+	switch f.kind {
+	case knownLength:
+		return f.length
+	case chunked, closeFramed:
+		return -1
+	}
+	return 0
+}
+
+// requestContent finds out what content req has now and how it is framed.
+func (h *hookedExchange) requestContent(req *http.Request) (framing, *readerSource, error) {
+	if req.Body == nil || req.Body == http.NoBody {
+		return noRequestContent(req.Method, h.control.framing), nil, nil
+	}
+	s := &readerSource{r: req.Body}
+	if req.Trailer != nil {
+		s.trailer = func() []field { return trailers(req.Trailer, h.body.trailers) }
+	}
+	if req.Body == io.ReadCloser(&h.body) {
+		if req.Trailer == nil {
+			s.direct = &h.body.body
+		}
+		return h.control.framing, s, nil
+	}
+	f, err := s.measure(req.ContentLength, h.control.framing.contentLength())
+	return f, s, err
+}
+
+// noRequestContent: a method that usually has content says that there is none (RFC
+// 9110, section 8.6).
+func noRequestContent(method string, old framing) framing {
+	usual := method == http.MethodPost || method == http.MethodPut || method == http.MethodPatch
+	if usual || old.kind == knownLength && old.length == 0 {
+		return framing{kind: knownLength}
+	}
+	return framing{}
+}
+
+// responseContent finds out what content res has now and how it is framed for a client
+// that asked by method.
+func (h *hookedExchange) responseContent(res *http.Response, method string) (framing, *readerSource, error) {
+	t := h.last
+	if hasNoContent(res.StatusCode, method) {
+		return framing{}, &readerSource{}, nil
+	}
+	if res.Body == http.NoBody {
+		return framing{kind: knownLength}, &readerSource{}, nil
+	}
+	s := &readerSource{r: res.Body}
+	if res.Trailer != nil {
+		s.trailer = func() []field { return trailers(res.Trailer, h.rawTrailers()) }
+	}
+	if own, ok := res.Body.(*hookedTrip); ok {
+		if res.Trailer == nil {
+			s.direct, s.r = &own.body, nil
+		}
+		return own.control.framing, s, nil
+	}
+	old := int64(-1)
+	if t != nil {
+		old = t.control.framing.contentLength()
+	}
+	f, err := s.measure(res.ContentLength, old)
+	return f, s, err
+}
+
+func (h *hookedExchange) rawTrailers() []field {
+	if h.last == nil {
+		return nil
+	}
+	return h.last.body.trailers
+}

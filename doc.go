@@ -1,0 +1,42 @@
+/*
+Package mitm stands between clients and origin servers: to see what passes, to change
+it, to answer for the other side, or to let it through untouched.
+
+A [Proxy] serves connections. Of each it has to find out two things, and keeps them
+apart: where the client wants to go, which is the job of its [Mode], and what the bytes
+are, which is the same in every mode. Then hooks decide and change, see [Hook].
+
+# The path of a connection
+
+Data flows down this list. Each step is a file, or a few.
+
+	accept    proxy.go      listeners, limits, shutdown (defaults.go: what zero values mean)
+	mode      mode.go       where does the client want to go?
+	serve     conn.go       one client connection, from its mode to its end
+	sniff     sniff.go      the first bytes of either side, where the protocol is not known
+	decide    hook.go       what embedders plug in; flow.go: what they are told
+	exchange  http1.go      one HTTP/1 request and its response; connect.go: CONNECT, 101, TRACE
+	route     route.go      the destination of a request, and what was decided about it
+	trip      trip.go       a request on its way to an origin and the response back
+	origin    dial.go       connecting; pool.go: idle connections
+	relay     relay.go      bytes both ways, unread
+
+The exchange has two ways. Without an [HTTPHook] the head is rewritten where it was read
+(rewrite.go) and no http.Request is built. With hooks, hooked.go calls them, bridge.go
+translates between heads and the types of net/http, and outgoing.go and content.go turn
+what the hooks leave into a message again, by the same rewrite.go.
+
+Below are the parsers, which know nothing of the rest: requestline.go, header.go, framing.go
+(which decides where a message ends), body.go (content, decoded) and send.go (content,
+encoded); and stream.go, a connection with a buffer that exists only while it holds bytes.
+
+# What is changed on the way
+
+Field order, spelling and duplicates, the path and query, content, its compression, status
+and trailers pass as they are, with hooks and without. Changed is what RFC 9110 and RFC 9112
+demand of an intermediary: the form of the request target, the Host field where the target
+names a host, fields that concern one hop only, framing that could be read in two ways (it is
+refused), and a Date where a response has none. See CONTRIBUTING.md for the rules and
+the test of each.
+*/
+package mitm

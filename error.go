@@ -1,0 +1,92 @@
+package mitm
+
+import (
+	"context"
+	"errors"
+	"net"
+	"net/http"
+	"os"
+)
+
+// ErrProxyClosed is returned by [Proxy.Serve] and its siblings after [Proxy.Shutdown]
+// or [Proxy.Close].
+var ErrProxyClosed = errors.New("mitm: proxy closed")
+
+// ErrRejected is what a [Flow] of a refused destination ends with: a [ConnHook]
+// answered [Reject], or the check of [CheckedDial] returned an error. The client is
+// told 403 (Forbidden).
+var ErrRejected = errors.New("destination rejected")
+
+// ErrLoop is a destination that is the proxy itself.
+var ErrLoop = errors.New("destination is the proxy itself")
+
+// ErrClientGone is a client that left before its response was complete.
+var ErrClientGone = errors.New("client closed the connection")
+
+// OpError says at which step of a connection's way an error came up, and where.
+type OpError struct {
+	// Op is the step: "accept", "read request", "dial", "tls", "send request",
+	// "read response", "send response", "hook" or "relay".
+	Op string
+	// Addr is the host and port that the step was about, if there is one.
+	Addr string
+	// Err is the error itself.
+	Err error
+}
+
+// Error implements error.
+func (e *OpError) Error() string {
+	if e.Addr == "" {
+		return e.Op + ": " + e.Err.Error()
+	}
+	return e.Op + " " + e.Addr + ": " + e.Err.Error()
+}
+
+// Unwrap returns Err.
+func (e *OpError) Unwrap() error { return e.Err }
+
+// Timeout reports whether a deadline of the step passed.
+func (e *OpError) Timeout() bool { return isTimeout(e.Err) }
+
+func isTimeout(err error) bool {
+	var timeout interface{ Timeout() bool }
+	return errors.As(err, &timeout) && timeout.Timeout() || errors.Is(err, os.ErrDeadlineExceeded) ||
+		errors.Is(err, context.DeadlineExceeded)
+}
+
+// Errors of a request head that are about its size.
+var (
+	errLineTooLong  = errors.New("request line too long")
+	errHeadTooLarge = errors.New("message head too large")
+)
+
+// requestStatus is what a client is told of a request that could not be read.
+func requestStatus(err error) int {
+	switch {
+	case errors.Is(err, errLineTooLong):
+		return http.StatusRequestURITooLong
+	case errors.Is(err, errHeadTooLarge), errors.Is(err, errTooManyFields):
+		return http.StatusRequestHeaderFieldsTooLarge
+	case errors.Is(err, errVersion):
+		return http.StatusHTTPVersionNotSupported
+	case errors.Is(err, errScheme), errors.Is(err, errCoding):
+		return http.StatusNotImplemented
+	case isTimeout(err):
+		return http.StatusRequestTimeout
+	}
+	return http.StatusBadRequest
+}
+
+// exchangeStatus is what a client is told of a request that got no response.
+func exchangeStatus(err error) int {
+	var dns *net.DNSError
+	switch {
+	case errors.Is(err, ErrRejected):
+		return http.StatusForbidden
+	case errors.As(err, &dns):
+		return http.StatusBadGateway
+	case isTimeout(err):
+		return http.StatusGatewayTimeout
+	}
+	return http.StatusBadGateway
+}

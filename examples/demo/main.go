@@ -1,0 +1,4 @@
+// Placeholder until the demo is written.
+package main
+
+func main() {}

@@ -1,0 +1,71 @@
+package mitm
+
+import (
+	"context"
+	"net/http"
+	"sync/atomic"
+	"time"
+)
+
+// Flow is one exchange of a request for a response, or one tunnel. Hooks find it by
+// [FlowFromContext]; fields are set as the flow goes on and are complete when a
+// [DoneHook] gets it.
+type Flow struct {
+	// ID counts from 1 within a Proxy.
+	ID uint64
+	// Conn is the client connection with the destination that the flow went to. It is
+	// nil if the request could not be understood.
+	Conn *Conn
+	// Tunnel is set if bytes were relayed unread: after a CONNECT, an Upgrade, or for
+	// a protocol that is only relayed.
+	Tunnel bool
+
+	// Start is when the first byte of the request was there, Answered when the head
+	// of the response was known (zero: never), End when all was over.
+	Start, Answered, End time.Time
+
+	// Method and URL are those of the request as it came; URL is absolute, or the
+	// authority of a CONNECT. Both are empty if the request could not be parsed.
+	Method, URL string
+	// Status is what the client was told, 0 if nothing.
+	Status int
+
+	// Request and Response are what went through the HTTPHooks, as they left them;
+	// nil where there is none. Their bodies are consumed.
+	Request  *http.Request
+	Response *http.Response
+
+	// RequestFields are the names of the request's header fields, in the order and the
+	// spelling in which they are sent; a name that the Header lacks is skipped, a field
+	// that is not listed comes last. They start as received and a hook may change them.
+	// ResponseFields are the same for the response, known once next.RoundTrip returned.
+	// Both are nil if no HTTPHook is installed.
+	RequestFields, ResponseFields []string
+
+	// Err is what went wrong; nil if the exchange or tunnel ended as it should.
+	Err error
+
+	up, down atomic.Int64
+	hooked   *hookedExchange
+}
+
+// Sent is the number of bytes of content, or of a tunnel, that came from the client so
+// far. It may be called at any time.
+func (f *Flow) Sent() int64 { return f.up.Load() }
+
+// Received is the number of bytes of content, or of a tunnel, that went to the client
+// so far. It may be called at any time.
+func (f *Flow) Received() int64 { return f.down.Load() }
+
+type flowKey struct{}
+
+// FlowFromContext returns the flow that a hook was called for, given the ctx of
+// HookConn or of the http.Request; nil if ctx is no such context.
+func FlowFromContext(ctx context.Context) *Flow {
+	f, _ := ctx.Value(flowKey{}).(*Flow)
+	return f
+}
+
+func withFlow(ctx context.Context, f *Flow) context.Context {
+	return context.WithValue(ctx, flowKey{}, f)
+}

@@ -1,0 +1,126 @@
+package mitm
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/url"
+	"strings"
+)
+
+// Mode finds out where the client of a connection wants to go. What the bytes on the
+// connection are is found out afterwards, the same way in every mode.
+//
+// [Explicit] and [Reverse] are modes; others can be written.
+type Mode interface {
+	// Destination is called once for every accepted connection, before anything is
+	// read from it. It may talk to the client through c; what it does not read stays in
+	// c for what comes next. It must respect ctx. After an error the connection is
+	// closed, with a reset.
+	Destination(ctx context.Context, c *Conn) (Destination, error)
+}
+
+// Destination is where a connection goes. The zero value means that the connection
+// has none of its own: each HTTP request on it names one.
+type Destination struct {
+	// Addr is what is dialled, host:port.
+	Addr string
+	// TLS starts TLS towards Addr, see [Proxy.OriginTLS].
+	TLS bool
+	// Host, if not empty, becomes the Host field of HTTP requests, and the name that
+	// the origin's certificate must have. Empty: requests keep the client's.
+	Host string
+	// Protocol is what the client speaks; [Unknown] finds it out by the first bytes.
+	Protocol Protocol
+	// Reply, if not nil, is called once with how the dial went (nil: connected) before
+	// a byte is relayed, so that a mode can answer in its own protocol. If it returns
+	// an error the connection is closed. It is not called for HTTP, which has
+	// answers of its own.
+	Reply func(dialErr error) error
+}
+
+// Protocol is what the bytes of a connection are.
+type Protocol uint8
+
+const (
+	// Unknown is not found out yet.
+	Unknown Protocol = iota
+	// HTTP1 is HTTP/1.0 or HTTP/1.1 in the clear.
+	HTTP1
+	// HTTP2 is HTTP/2 in the clear, begun by its preface.
+	HTTP2
+	// TLS is a ClientHello.
+	TLS
+	// Other is anything else, also a server that speaks first.
+	Other
+)
+
+// String returns the protocol's usual name.
+func (p Protocol) String() string {
+	return [...]string{"unknown", "HTTP/1", "HTTP/2", "TLS", "other"}[min(p, Other)]
+}
+
+// Explicit is the mode for clients that know the proxy: they send requests with an
+// absolute-form target, or CONNECT (RFC 9112, section 3.2). It is the default.
+type Explicit struct{}
+
+// Destination implements Mode: each request names its own.
+func (Explicit) Destination(context.Context, *Conn) (Destination, error) {
+	return Destination{}, nil
+}
+
+// Reverse is the mode for clients that take the proxy for the origin server: all
+// requests go to one target.
+type Reverse struct {
+	// Target has the scheme http or https, a host and perhaps a port, nothing else.
+	Target *url.URL
+	// KeepHost leaves the Host field as the client sent it. Otherwise it becomes
+	// Target.Host.
+	KeepHost bool
+}
+
+// Destination implements Mode.
+func (r Reverse) Destination(context.Context, *Conn) (Destination, error) {
+	d := Destination{
+		Addr:     net.JoinHostPort(r.Target.Hostname(), r.port()),
+		TLS:      r.Target.Scheme == "https",
+		Protocol: HTTP1,
+	}
+	if !r.KeepHost {
+		d.Host = r.Target.Host
+	}
+	return d, nil
+}
+
+func (r Reverse) port() string {
+	switch {
+	case r.Target.Port() != "":
+		return r.Target.Port()
+	case r.Target.Scheme == "https":
+		return "443"
+	}
+	return "80"
+}
+
+// check implements modeChecker.
+func (r Reverse) check() error {
+	if r.Target == nil {
+		return errors.New("mitm: Reverse has no Target")
+	}
+	u := *r.Target
+	if u.Scheme != "http" && u.Scheme != "https" || u.Host == "" ||
+		u.User != nil || strings.Trim(u.Path, "/") != "" || u.RawQuery != "" {
+		return fmt.Errorf("mitm: Reverse target %q is not http://host[:port] or https://host[:port]", r.Target.Redacted())
+	}
+	return nil
+}
+
+// modeChecker is a mode that can tell before the first connection that it won't work.
+type modeChecker interface{ check() error }
+
+var (
+	_ Mode        = Explicit{}
+	_ Mode        = Reverse{}
+	_ modeChecker = Reverse{}
+)

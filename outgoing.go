@@ -1,0 +1,258 @@
+package mitm
+
+import (
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// This file turns what hooks leave behind into messages again. The framing and the
+// hop-by-hop fields are decided by the same code as without hooks.
+
+// prepare makes t ready to send req.
+func (t *hookedTrip) prepare(req *http.Request) error {
+	h := t.h
+	target, err := h.requestTarget(req)
+	if err != nil {
+		return err
+	}
+	w, err := h.requestRewrite(req)
+	if err != nil {
+		return err
+	}
+	f, src, err := h.requestContent(req)
+	if err != nil {
+		return err
+	}
+	t.start(h.client, h.routeOf(req.URL), req.Method)
+	t.interim = h.interim
+	t.upgrade, t.bound = w.upgrades(), w.control.connectionBound
+	w.framing = f
+	t.request.start(nil, f, h.client.p.contentTimeout())
+	t.request.out = appendRequestLine(t.request.out, req.Method, target)
+	t.request.out = w.appendTo(t.request.out)
+	h.flow.Request = req
+	return t.attach(req, src)
+}
+
+// attach adds the content that is at hand to the head and leaves the rest to an upload.
+func (t *hookedTrip) attach(req *http.Request, src *readerSource) error {
+	switch {
+	case src == nil:
+		return nil
+	case src.direct != nil:
+		if all, err := t.request.collect(src.direct); all || err != nil {
+			return err
+		}
+	case src.err == io.EOF && len(t.request.out)+src.n < cap(t.request.out): // all was read ahead
+		p, _ := src.next()
+		err := t.request.piece(p)
+		t.request.appendEnd(src.trailerFields())
+		src.done()
+		return err
+	}
+	t.source, t.content = src, &t.h.body.body
+	t.stop = func() {
+		t.client.s.interrupt()
+		req.Body.Close()
+	}
+	return nil
+}
+
+// requestTarget returns the target byte for byte as it came unless a hook changed it.
+func (h *hookedExchange) requestTarget(req *http.Request) (string, error) {
+	if !isToken(req.Method) || req.Method == http.MethodConnect {
+		return "", errHookMethod
+	}
+	if req.URL == nil || req.URL.Host == "" {
+		return "", errHookTarget
+	}
+	was := h.sent
+	was.Scheme, was.Host = req.URL.Scheme, req.URL.Host
+	if was == *req.URL {
+		return h.target, nil
+	}
+	target := req.URL.RequestURI()
+	if req.URL.Opaque != "" || checkTargetBytes([]byte(target)) != nil {
+		return "", errHookTarget
+	}
+	return target, nil
+}
+
+// routeOf returns the exchange's own route unless a hook named another destination.
+func (h *hookedExchange) routeOf(u *url.URL) *route {
+	if u.Scheme == h.sent.Scheme && u.Host == h.sent.Host {
+		return h.route
+	}
+	port := u.Port()
+	if port == "" {
+		port = map[string]string{"http": "80", "https": "443"}[u.Scheme]
+	}
+	d := Destination{Addr: net.JoinHostPort(u.Hostname(), port), TLS: u.Scheme == "https", Protocol: HTTP1}
+	r := &route{conn: &Conn{Destination: d, Protocol: HTTP1, s: h.client.s}, once: true}
+	r.key = originKey{addr: d.Addr, tls: d.TLS}
+	if d.TLS {
+		r.key.serverName = serverName(d)
+	}
+	return r
+}
+
+// requestRewrite merges the fields that hooks left with those that came.
+func (h *hookedExchange) requestRewrite(req *http.Request) (rewrite, error) {
+	fields, err := merge(req.Header, h.flow.RequestFields, h.raw.fields)
+	if err != nil {
+		return rewrite{}, err
+	}
+	c := new(control)
+	if err := c.read(fields); err != nil {
+		return rewrite{}, err
+	}
+	host := req.Host
+	if host == "" {
+		host = req.URL.Host
+	}
+	if !validAuthority([]byte(host)) {
+		return rewrite{}, errHostValue
+	}
+	return rewrite{
+		fields: fields, control: c, minor: h.minor, via: h.client.p.Via, host: []byte(host),
+		forwards: c.maxForwards > 0 && (req.Method == http.MethodTrace || req.Method == http.MethodOptions),
+	}, nil
+}
+
+// response builds the response that hooks see.
+func (t *hookedTrip) response(req *http.Request) *http.Response {
+	t.raw = copyHead(&t.head)
+	res := &http.Response{
+		Status:     strings.TrimSpace(t.raw.text[len("HTTP/1.x "):len(t.head.start)]),
+		StatusCode: t.status.code,
+		Proto:      [...]string{"HTTP/1.0", "HTTP/1.1"}[t.status.minor],
+		ProtoMajor: 1, ProtoMinor: t.status.minor,
+		Header:        t.raw.header(&t.control),
+		ContentLength: t.control.framing.contentLength(),
+		Request:       req,
+		Body:          t,
+	}
+	t.res = res
+	if t.control.kind == chunked {
+		res.TransferEncoding = []string{"chunked"}
+		res.Trailer = announced(res.Header)
+	}
+	if t.control.kind == noContent && t.control.hasLength {
+		res.ContentLength = t.control.length
+	}
+	t.h.mu.Lock()
+	t.h.flow.ResponseFields = t.raw.names()
+	t.h.mu.Unlock()
+	switch {
+	case t.status.code == http.StatusSwitchingProtocols:
+		res.Body = upgraded{t}
+	case t.control.framing.empty():
+		t.Close()
+		res.Body = http.NoBody
+	}
+	return res
+}
+
+// responseRewrite merges the fields that hooks left with those that came.
+func (h *hookedExchange) responseRewrite(res *http.Response) (rewrite, error) {
+	var raw []field
+	if h.last != nil {
+		raw = h.last.raw.fields
+	}
+	fields, err := merge(res.Header, h.flow.ResponseFields, raw)
+	if err != nil {
+		return rewrite{}, err
+	}
+	c := new(control)
+	if err := c.read(fields); err != nil {
+		return rewrite{}, err
+	}
+	minor := 1
+	if res.ProtoMajor == 1 {
+		minor = res.ProtoMinor
+	}
+	return rewrite{
+		fields: fields, control: c, response: true, status: res.StatusCode, minor: minor, via: h.client.p.Via,
+	}, nil
+}
+
+// outgoing puts the head of res into x.reply and returns its content.
+func (h *hookedExchange) outgoing(x *exchange, res *http.Response) (*readerSource, error) {
+	if res.StatusCode < 200 || res.StatusCode > 999 {
+		return nil, errHookStatus
+	}
+	reason, err := reasonOf(res)
+	if err != nil {
+		return nil, err
+	}
+	w, err := h.responseRewrite(res)
+	if err != nil {
+		return nil, err
+	}
+	f, src, err := h.responseContent(res, string(x.line.method))
+	if err != nil {
+		src.done()
+		return nil, err
+	}
+	w.framing = x.forClient(f)
+	w.close = x.control.close || w.control.close || res.Close || w.framing.kind == closeFramed ||
+		h.unread() || x.client.p.closing.Load()
+	src.closing = w.close
+	x.reply.start(x.client.s, w.framing, x.client.p.contentTimeout())
+	x.reply.out = appendStatusLine(x.reply.out, res.StatusCode, reason)
+	x.reply.out = w.appendTo(x.reply.out)
+	return src, nil
+}
+
+// reasonOf returns the reason phrase of Status if that belongs to StatusCode.
+func reasonOf(res *http.Response) (string, error) {
+	reason, ok := strings.CutPrefix(res.Status, strconv.Itoa(res.StatusCode))
+	if !ok {
+		reason = http.StatusText(res.StatusCode)
+	}
+	if reason = strings.TrimPrefix(reason, " "); !validValue(reason) {
+		return "", errHookField
+	}
+	return reason, nil
+}
+
+// passUpgrade passes a 101 on and makes a tunnel of the connection.
+func (h *hookedExchange) passUpgrade(x *exchange, res *http.Response) {
+	w, err := h.responseRewrite(res)
+	rwc, ok := res.Body.(io.ReadWriteCloser)
+	if err != nil || !ok {
+		x.fail(&OpError{Op: "hook", Err: firstError(err, errUpgrade)})
+		return
+	}
+	x.reply.start(x.client.s, framing{}, x.client.p.contentTimeout())
+	x.reply.out = appendStatusLine(x.reply.out, res.StatusCode, "Switching Protocols")
+	x.reply.out = w.appendTo(x.reply.out)
+	if err := x.reply.flush(); err != nil {
+		x.err = &OpError{Op: "send response", Err: err}
+		return
+	}
+	res.Body = http.NoBody // it belongs to the tunnel now
+	x.tunnel = &tunnel{route: x.route, flow: x.flow}
+	if own, ok := rwc.(upgraded); ok {
+		x.tunnel.o = own.takeOrigin()
+		own.request.done()
+		return
+	}
+	x.tunnel.o = &origin{s: newStream(bodyConn{rwc}), key: x.route.key}
+}
+
+// bodyConn is the body of another transport's 101 as a connection.
+type bodyConn struct{ io.ReadWriteCloser }
+
+func (bodyConn) LocalAddr() net.Addr              { return nil }
+func (bodyConn) RemoteAddr() net.Addr             { return nil }
+func (bodyConn) SetDeadline(time.Time) error      { return nil }
+func (bodyConn) SetReadDeadline(time.Time) error  { return nil }
+func (bodyConn) SetWriteDeadline(time.Time) error { return nil }
+
+var _ net.Conn = bodyConn{}

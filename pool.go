@@ -1,0 +1,126 @@
+package mitm
+
+import (
+	"sync"
+	"time"
+)
+
+const (
+	maxIdlePerOrigin = 128
+	maxIdleOrigins   = 1024
+)
+
+// originKey is everything that makes origin connections interchangeable.
+type originKey struct {
+	addr       string
+	tls        bool
+	serverName string
+}
+
+// origin is a connection to an origin server.
+type origin struct {
+	s         *stream
+	key       originKey
+	reused    bool // it carried an exchange before, so it may turn out to be stale
+	bound     bool // it carried credentials that authenticate the connection
+	idleSince time.Time
+}
+
+// pool keeps idle origin connections. The one that was used last is used first.
+type pool struct {
+	mu     sync.Mutex
+	idle   map[originKey][]*origin
+	count  int
+	reaper *time.Timer   // runs while the pool is not empty
+	keep   time.Duration // for how long; negative: no limit
+	closed bool
+}
+
+// get returns an idle connection that is still quiet, or nil.
+func (p *pool) get(key originKey) *origin {
+	for {
+		o := p.pop(key)
+		if o == nil || !o.s.pending() {
+			return o
+		}
+		// The origin closed it or sent something that nobody asked for.
+		o.s.drop()
+		o.s.nc.Close()
+	}
+}
+
+func (p *pool) pop(key originKey) *origin {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	list := p.idle[key]
+	if len(list) == 0 {
+		return nil
+	}
+	o := list[len(list)-1]
+	list[len(list)-1] = nil
+	p.idle[key] = list[:len(list)-1]
+	p.count--
+	return o
+}
+
+// put keeps o for another exchange, or closes it if the pool is full or closed.
+func (p *pool) put(o *origin) {
+	o.reused = true
+	if !p.push(o) {
+		o.s.nc.Close()
+	}
+}
+
+func (p *pool) push(o *origin) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.closed || p.count >= maxIdleOrigins || len(p.idle[o.key]) >= maxIdlePerOrigin {
+		return false
+	}
+	if p.idle == nil {
+		p.idle = map[originKey][]*origin{}
+	}
+	p.idle[o.key] = append(p.idle[o.key], o)
+	p.count++
+	o.idleSince = time.Now()
+	if p.reaper == nil && p.keep > 0 {
+		p.reaper = time.AfterFunc(p.keep, p.reap)
+	}
+	return true
+}
+
+// reap closes what was idle for too long and comes again as long as there is more.
+func (p *pool) reap() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for key, list := range p.idle {
+		n := 0
+		for n < len(list) && time.Since(list[n].idleSince) >= p.keep {
+			list[n].s.nc.Close()
+			n++
+		}
+		p.count -= n
+		if p.idle[key] = append(list[:0], list[n:]...); len(p.idle[key]) == 0 {
+			delete(p.idle, key)
+		}
+	}
+	if p.reaper = nil; p.count > 0 {
+		p.reaper = time.AfterFunc(p.keep/2, p.reap)
+	}
+}
+
+// close closes all idle connections and takes no more.
+func (p *pool) close() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.closed = true
+	if p.reaper != nil {
+		p.reaper.Stop()
+	}
+	for _, list := range p.idle {
+		for _, o := range list {
+			o.s.nc.Close()
+		}
+	}
+	p.idle, p.count = nil, 0
+}

@@ -1,0 +1,284 @@
+package mitm
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"log/slog"
+	"net"
+	"net/http"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// Proxy stands between clients and origin servers. The zero value is an explicit HTTP
+// proxy that forwards and tunnels everything and looks at nothing.
+//
+// Fields must not be changed once a connection is served. A Proxy can serve several
+// listeners; its methods may be called by several goroutines at once.
+type Proxy struct {
+	// Mode finds the destination of each connection. Nil: Explicit{}.
+	Mode Mode
+	// Hooks see and change what passes, see [Hook]. The first is the outermost.
+	Hooks []Hook
+	// Transport, if not nil, gets responses in place of the built-in engine: it is
+	// what HTTPHooks find at the end of the chain. It routes by req.URL.
+	Transport http.RoundTripper
+	// Dial opens connections to origin servers. Nil: a net.Dialer. See [CheckedDial].
+	Dial DialFunc
+	// OriginTLS is used towards https origins. Nil verifies against the system's
+	// roots and speaks TLS 1.2 or newer. An empty ServerName is filled in.
+	OriginTLS *tls.Config
+	// Via is the name under which the proxy adds itself to the Via field of messages
+	// (RFC 9110, section 7.6.3). Empty: no Via is written.
+	Via string
+	// Logger gets records of hooks that panic, of failures to accept and, on debug level,
+	// of connections and exchanges that fail. Nil: slog.Default().
+	Logger *slog.Logger
+
+	// HeadTimeout is how long a client may take from the first byte of a request to
+	// the end of its head, and from connecting to its first byte. 0: 30 s.
+	// For this and all other timeouts, a negative value means no limit.
+	HeadTimeout time.Duration
+	// DialTimeout bounds connecting to an origin server, name resolution included. 0: 15 s.
+	DialTimeout time.Duration
+	// TLSTimeout bounds a TLS handshake. 0: 10 s.
+	TLSTimeout time.Duration
+	// ResponseTimeout is how long an origin server may take from the end of the request
+	// to the head of its response, and between two interim responses. 0: 5 min.
+	ResponseTimeout time.Duration
+	// ContentTimeout is how long content may stand still, in either direction. 0: 5 min.
+	ContentTimeout time.Duration
+	// IdleTimeout is how long a kept-alive connection may wait for its next request. 0: 2 min.
+	IdleTimeout time.Duration
+	// TunnelTimeout is how long a tunnel may be silent in both directions. 0: 15 min.
+	TunnelTimeout time.Duration
+
+	// MaxRequestLine is the longest request line in bytes, longer ones are answered with
+	// 414 (URI Too Long). 0: 16 KiB.
+	MaxRequestLine int
+	// MaxHeaderBytes bounds the head of a request, of a response, and a trailer section.
+	// Larger requests are answered with 431 (Request Header Fields Too Large), larger
+	// responses become 502 (Bad Gateway). 0: 128 KiB.
+	MaxHeaderBytes int
+	// MaxHeaderFields bounds the number of field lines likewise. 0: 256.
+	MaxHeaderFields int
+	// MaxConns bounds the client connections of each listener: while it is reached, none
+	// is accepted. 0: no limit.
+	MaxConns int
+
+	start   sync.Once
+	failed  error // of start
+	sorted  *hooks
+	tls     *tls.Config
+	ctx     context.Context // ends with Close
+	cancel  context.CancelFunc
+	pool    pool
+	flowIDs atomic.Uint64
+	closing atomic.Bool
+
+	mu        sync.Mutex
+	listeners map[net.Listener]struct{}
+	clients   map[*client]struct{}
+	active    sync.WaitGroup // a count for every client
+}
+
+// init prepares p for its first connection.
+func (p *Proxy) init() error {
+	p.start.Do(func() {
+		p.ctx, p.cancel = context.WithCancel(context.Background())
+		p.pool.keep = p.idleTimeout()
+		p.listeners, p.clients = map[net.Listener]struct{}{}, map[*client]struct{}{}
+		p.sorted, p.failed = sortHooks(p.Hooks, p.Transport, engine{p})
+		if m, ok := p.mode().(modeChecker); ok && p.failed == nil {
+			p.failed = m.check()
+		}
+	})
+	return p.failed
+}
+
+// ListenAndServe listens on the TCP address addr, host:port, and calls [Proxy.Serve].
+func (p *Proxy) ListenAndServe(addr string) error {
+	l, err := net.Listen("tcp", addr)
+	if err != nil {
+		return err
+	}
+	return p.Serve(l)
+}
+
+// Serve accepts connections on l, of any kind, until [Proxy.Shutdown] or [Proxy.Close];
+// then it returns [ErrProxyClosed]. It closes l and never returns nil.
+func (p *Proxy) Serve(l net.Listener) error {
+	l = &onceListener{Listener: l}
+	defer l.Close()
+	if err := p.init(); err != nil {
+		return err
+	}
+	if !p.track(l) {
+		return ErrProxyClosed
+	}
+	defer p.untrack(l)
+	return p.accept(l)
+}
+
+// accept hands connections out. It survives a lack of descriptors.
+func (p *Proxy) accept(l net.Listener) error {
+	var free chan struct{} // nil: no limit
+	if p.MaxConns > 0 {
+		free = make(chan struct{}, p.MaxConns)
+	}
+	for delay := time.Duration(0); ; {
+		if !p.acquire(free) {
+			return ErrProxyClosed
+		}
+		nc, err := l.Accept()
+		switch {
+		case p.closing.Load():
+			if err == nil {
+				nc.Close()
+			}
+			return ErrProxyClosed
+		case err != nil && !isTemporary(err):
+			return &OpError{Op: "accept", Addr: l.Addr().String(), Err: err}
+		case err != nil:
+			release(free)
+			delay = min(max(2*delay, 5*time.Millisecond), time.Second)
+			p.logger().Warn("mitm: accept", "err", err, "retry", delay)
+			p.wait(delay)
+			continue
+		}
+		delay = 0
+		c := p.newClient(p.ctx, nc)
+		if c == nil {
+			return ErrProxyClosed
+		}
+		go func() {
+			defer release(free)
+			c.serve()
+		}()
+	}
+}
+
+// acquire waits for a free place; it returns false if the proxy closes meanwhile.
+func (p *Proxy) acquire(free chan struct{}) bool {
+	if free == nil {
+		return true
+	}
+	select {
+	case free <- struct{}{}:
+		return true
+	case <-p.ctx.Done():
+		return false
+	}
+}
+
+func release(free chan struct{}) {
+	if free != nil {
+		<-free
+	}
+}
+
+func (p *Proxy) wait(d time.Duration) {
+	select {
+	case <-time.After(d):
+	case <-p.ctx.Done():
+	}
+}
+
+// isTemporary says whether a failed Accept may succeed later, as it does after EMFILE.
+func isTemporary(err error) bool {
+	var temporary interface{ Temporary() bool }
+	return errors.As(err, &temporary) && temporary.Temporary()
+}
+
+// ServeConn serves one connection, which it closes. It returns when all goroutines
+// that the connection needed have ended, or at once with [ErrProxyClosed]; when ctx
+// ends, the connection is cut.
+func (p *Proxy) ServeConn(ctx context.Context, nc net.Conn) error {
+	if err := p.init(); err != nil {
+		nc.Close()
+		return err
+	}
+	c := p.newClient(ctx, nc)
+	if c == nil {
+		return ErrProxyClosed
+	}
+	defer context.AfterFunc(p.ctx, func() { c.cancel(nil) })()
+	c.serve()
+	return nil
+}
+
+// Shutdown stops accepting, closes idle connections and waits for exchanges and
+// tunnels to end. When ctx ends first, what is left is cut and ctx's error returned.
+func (p *Proxy) Shutdown(ctx context.Context) error {
+	p.stopAccepting()
+	p.mu.Lock()
+	for c := range p.clients {
+		c.closeIfIdle()
+	}
+	p.mu.Unlock()
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		p.active.Wait()
+	}()
+	var err error
+	select {
+	case <-done:
+	case <-ctx.Done():
+		err = ctx.Err()
+	}
+	p.Close()
+	<-done
+	return err
+}
+
+// Close closes the listeners and cuts every connection now. It returns when no
+// goroutine of the proxy is left, so it must not be called by a hook. It always
+// returns nil.
+func (p *Proxy) Close() error {
+	p.stopAccepting()
+	p.cancel()
+	p.active.Wait()
+	p.pool.close()
+	return nil
+}
+
+func (p *Proxy) stopAccepting() {
+	p.init()
+	p.closing.Store(true)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for l := range p.listeners {
+		l.Close()
+	}
+}
+
+func (p *Proxy) track(l net.Listener) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.closing.Load() {
+		return false
+	}
+	p.listeners[l] = struct{}{}
+	return true
+}
+
+func (p *Proxy) untrack(l net.Listener) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	delete(p.listeners, l)
+}
+
+// onceListener can be closed by Serve and by Close.
+type onceListener struct {
+	net.Listener
+	once sync.Once
+	err  error
+}
+
+func (l *onceListener) Close() error {
+	l.once.Do(func() { l.err = l.Listener.Close() })
+	return l.err
+}

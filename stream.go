@@ -1,0 +1,329 @@
+package mitm
+
+import (
+	"crypto/tls"
+	"errors"
+	"io"
+	"net"
+	"sync"
+	"syscall"
+	"time"
+)
+
+// bufferSize is what one read takes at most. It is also the size of every pooled
+// buffer: large enough that bulk copying is not dominated by system calls.
+const bufferSize = 32 << 10
+
+// buffers is scratch memory for all streams. An idle connection holds none of it.
+var buffers = sync.Pool{New: func() any { return new([bufferSize]byte) }}
+
+func takeBuffer() []byte { return buffers.Get().(*[bufferSize]byte)[:] }
+
+// giveBuffer takes b back unless it grew beyond the pooled size.
+func giveBuffer(b []byte) {
+	if cap(b) == bufferSize {
+		buffers.Put((*[bufferSize]byte)(b[:bufferSize]))
+	}
+}
+
+// errFull says that a stream's buffer may not grow further.
+var errFull = errors.New("buffer full")
+
+// past is a deadline that interrupts whatever waits for a connection.
+var past = time.Unix(1, 0)
+
+// stream is a connection with a buffer in front of its reading side. The buffer is
+// taken when bytes arrive and given back when they are consumed, so that a waiting
+// connection costs no memory. One goroutine reads and one writes at a time.
+type stream struct {
+	nc  net.Conn        // as accepted or dialled, never wrapped: the kernel can splice it
+	raw syscall.RawConn // nil: nc is no socket, so waiting needs a buffer
+	low syscall.RawConn // the socket that carries nc, under TLS too; nil: none
+
+	buf      []byte // nil while nothing is buffered
+	r, w     int    // buf[r:w] is unread
+	readable func(fd uintptr) bool
+	probe    func(fd uintptr)
+	err      error // result of readable and probe
+	peeked   [1]byte
+
+	readBy, writeBy time.Time // deadlines in force, each owned by who reads or writes
+
+	mu          sync.Mutex // orders deadlines set by different goroutines
+	interrupted bool
+	hurried     bool
+}
+
+func newStream(nc net.Conn) *stream {
+	s := &stream{nc: nc, raw: rawConn(nc)}
+	s.low = s.raw
+	if t, ok := nc.(*tls.Conn); ok {
+		s.low = rawConn(t.NetConn())
+	}
+	s.readable, s.probe = s.readReady, s.peekSocket
+	return s
+}
+
+// rawConn returns the descriptor of a plain socket. Only the exact types count: a
+// type that embeds one may have a Read of its own, which must not be bypassed.
+func rawConn(nc net.Conn) syscall.RawConn {
+	if !canWaitUnbuffered {
+		return nil
+	}
+	switch nc := nc.(type) {
+	case *net.TCPConn:
+		raw, _ := nc.SyscallConn()
+		return raw
+	case *net.UnixConn:
+		raw, _ := nc.SyscallConn()
+		return raw
+	}
+	return nil
+}
+
+// buffered returns the unread bytes; they are valid until the next fill.
+func (s *stream) buffered() []byte { return s.buf[s.r:s.w] }
+
+// discard consumes n buffered bytes. They stay readable until the next fill or release.
+func (s *stream) discard(n int) { s.r += n }
+
+// release gives the buffer back if everything in it was consumed.
+func (s *stream) release() {
+	if s.buf != nil && s.r == s.w {
+		giveBuffer(s.buf)
+		s.buf, s.r, s.w = nil, 0, 0
+	}
+}
+
+// fill reads once and adds what came to the buffer. The buffer grows up to limit
+// bytes; beyond that fill returns errFull.
+func (s *stream) fill(limit int) error {
+	if err := s.makeRoom(limit); err != nil {
+		return err
+	}
+	if s.raw != nil {
+		if err := s.raw.Read(s.readable); err != nil {
+			return err
+		}
+		return s.err
+	}
+	s.takeIfNone()
+	n, err := s.nc.Read(s.buf[s.w:])
+	s.w += n
+	s.release()
+	if n > 0 {
+		return nil // an error with bytes comes again without them
+	}
+	return err
+}
+
+func (s *stream) takeIfNone() {
+	if s.buf == nil {
+		s.buf = takeBuffer()
+	}
+}
+
+// readReady is what a RawConn calls when the socket may be readable.
+func (s *stream) readReady(fd uintptr) bool {
+	s.takeIfNone()
+	n, err := readSocket(fd, s.buf[s.w:])
+	if err == errWouldBlock {
+		s.release()
+		return false
+	}
+	s.w += max(n, 0)
+	if n == 0 && err == nil {
+		err = io.EOF
+	}
+	s.err = err
+	s.release()
+	return true
+}
+
+// pending says whether a read of the idle stream would return at once: bytes nobody
+// asked for, a FIN or an error. It reads nothing. Without a socket it can't tell.
+func (s *stream) pending() bool {
+	if len(s.buffered()) > 0 {
+		return true
+	}
+	if s.low == nil {
+		return false
+	}
+	if err := s.low.Control(s.probe); err != nil {
+		return true
+	}
+	return s.err != errWouldBlock
+}
+
+// broken says, after a failed splice, whether it was this side that failed: a socket
+// that was reset has nothing more to read.
+func (s *stream) broken() bool { return s.pending() && s.err != nil }
+
+// overdue says whether the write deadline has passed.
+func (s *stream) overdue() bool {
+	return !s.writeBy.IsZero() && !time.Now().Before(s.writeBy)
+}
+
+// makeRoom sees to it that there is space behind the unread bytes.
+func (s *stream) makeRoom(limit int) error {
+	s.release()
+	if s.buf == nil || s.w < len(s.buf) {
+		return nil
+	}
+	if s.r > 0 {
+		s.w = copy(s.buf, s.buf[s.r:s.w])
+		s.r = 0
+		return nil
+	}
+	if len(s.buf) >= limit {
+		return errFull
+	}
+	grown := make([]byte, min(2*len(s.buf), max(limit, len(s.buf)+1)))
+	copy(grown, s.buf[:s.w])
+	giveBuffer(s.buf)
+	s.buf = grown
+	return nil
+}
+
+// peek waits until n bytes are buffered and returns all that are.
+func (s *stream) peek(n int) ([]byte, error) {
+	for len(s.buffered()) < n {
+		if err := s.fill(max(n, bufferSize)); err != nil {
+			return s.buffered(), err
+		}
+	}
+	return s.buffered(), nil
+}
+
+// readHead returns a whole message head, line ends included, and consumes it; it stays
+// valid until the next fill. A head of more than limit bytes is errHeadTooLarge.
+func (s *stream) readHead(limit int) ([]byte, error) {
+	for scanned := 0; ; {
+		have := s.buffered()
+		if n := headEnd(have, scanned); n > 0 && n <= limit {
+			s.discard(n)
+			return have[:n], nil
+		}
+		if len(have) >= limit {
+			return nil, errHeadTooLarge
+		}
+		scanned = len(have)
+		if err := s.fill(limit); err != nil {
+			if err == io.EOF && len(have) > 0 {
+				err = io.ErrUnexpectedEOF
+			}
+			return nil, err
+		}
+	}
+}
+
+// Read implements io.Reader over the buffer.
+func (s *stream) Read(p []byte) (int, error) {
+	if len(p) == 0 {
+		return 0, nil
+	}
+	if len(s.buffered()) == 0 {
+		if err := s.fill(bufferSize); err != nil {
+			return 0, err
+		}
+	}
+	n := copy(p, s.buffered())
+	s.discard(n)
+	s.release()
+	return n, nil
+}
+
+// Write implements io.Writer.
+func (s *stream) Write(p []byte) (int, error) { return s.nc.Write(p) }
+
+// readWithin lets reads take d from now; 0 or less is for ever. A deadline that is
+// already about right is kept, since setting one costs more than comparing two.
+func (s *stream) readWithin(d time.Duration) {
+	by, change := deadline(s.readBy, d)
+	if !change {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.readBy = by
+	if !s.interrupted {
+		s.nc.SetReadDeadline(by)
+	}
+}
+
+// writeWithin is readWithin for writes.
+func (s *stream) writeWithin(d time.Duration) {
+	by, change := deadline(s.writeBy, d)
+	if !change {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.writeBy = by
+	if !s.hurried {
+		s.nc.SetWriteDeadline(by)
+	}
+}
+
+func deadline(old time.Time, d time.Duration) (by time.Time, change bool) {
+	if d <= 0 {
+		return time.Time{}, !old.IsZero()
+	}
+	by = time.Now().Add(d)
+	early := by.Sub(old)
+	return by, early < 0 || early > d/16
+}
+
+// interrupt makes a read that another goroutine waits in return, and the ones after it;
+// resume undoes it once that goroutine is out of the way.
+func (s *stream) interrupt() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.interrupted = true
+	s.nc.SetReadDeadline(past)
+}
+
+func (s *stream) resume() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.interrupted, s.readBy = false, time.Time{}
+	s.nc.SetReadDeadline(time.Time{})
+}
+
+// hurry gives a writer in another goroutine d to finish; calm undoes it.
+func (s *stream) hurry(d time.Duration) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.hurried = true
+	s.nc.SetWriteDeadline(time.Now().Add(d))
+}
+
+func (s *stream) calm() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.hurried, s.writeBy = false, time.Time{}
+	s.nc.SetWriteDeadline(time.Time{})
+}
+
+// closeWrite passes a FIN on. What can't be half closed is closed, since the other
+// side would otherwise never learn that nothing more comes.
+func (s *stream) closeWrite() error {
+	if half, ok := s.nc.(interface{ CloseWrite() error }); ok {
+		return half.CloseWrite()
+	}
+	return s.nc.Close()
+}
+
+// reset closes the connection so that the peer sees an error, not an end.
+func (s *stream) reset() {
+	if l, ok := s.nc.(interface{ SetLinger(int) error }); ok {
+		l.SetLinger(0)
+	}
+	s.nc.Close()
+}
+
+// drop gives the buffer back with whatever is in it. The stream is not read again.
+func (s *stream) drop() {
+	s.r = s.w
+	s.release()
+}

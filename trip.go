@@ -1,0 +1,328 @@
+package mitm
+
+import (
+	"context"
+	"errors"
+	"io"
+	"time"
+)
+
+// Errors of responses, beside those of their syntax.
+var (
+	errInterim    = errors.New("too many interim responses (RFC 9110, section 15.2)")
+	errUpgrade    = errors.New("unexpected 101 (Switching Protocols) (RFC 9110, section 7.8)")
+	errNoResponse = errors.New("connection closed without a response")
+)
+
+const (
+	// maxInterim bounds how many 1xx responses may come before the final one.
+	maxInterim = 64
+	// uploadGrace is how long the end of an upload may take that is on its way already
+	// when the response is complete.
+	uploadGrace = 100 * time.Millisecond
+)
+
+// trip carries one request to an origin server and brings the response back. The
+// goroutine that runs it writes the request and reads the response; content that is
+// not at hand with the head is sent by a second one, so that an early answer is seen.
+type trip struct {
+	client *client
+	route  *route
+
+	method  string
+	request sender // request.out holds the head and what content goes with it
+	source  source // content that is still to come; nil: none
+	content *body  // the client's content that source comes from, directly or not
+	stop    func() // makes a waiting source return
+	upgrade bool   // the request asks for an upgrade
+	bound   bool   // the request carries credentials that bind its connection
+	interim func(*trip) error
+
+	o          *origin
+	earlyErr   error      // of a dial that began before the request
+	received   bool       // a byte of a response came
+	uploaded   chan error // the result of the upload; nil: no goroutine was needed
+	uploadErr  error      // of the source, not of the origin
+	ctx        context.Context
+	unhook     func() bool // stops watching ctx
+	sentBefore bool        // the upload was complete when the origin ran out of time before
+
+	head    head
+	status  statusLine
+	control control
+	body    body
+}
+
+// run sends the request and returns when the head of the final response is there. A
+// reused connection that turns out to be dead is replaced, once, if that is safe
+// (RFC 9110, section 9.2.2): nothing of a response came, and the method is idempotent.
+func (t *trip) run(ctx context.Context) error {
+	t.ctx = ctx
+	n := len(t.request.out)
+	for {
+		if err := t.acquire(ctx); err != nil {
+			t.o = nil
+			return err
+		}
+		reused := t.o.reused
+		err := t.attempt()
+		if err == nil {
+			return nil
+		}
+		t.abandon()
+		if t.uploadErr != nil {
+			return &OpError{Op: "read request", Err: t.uploadErr}
+		}
+		if !reused || t.received || t.source != nil || !idempotent(t.method) || ctx.Err() != nil || isTimeout(err) {
+			return err
+		}
+		t.request.out = t.request.out[:n]
+	}
+}
+
+func idempotent(method string) bool {
+	switch method {
+	case "GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE":
+		return true
+	}
+	return false
+}
+
+// acquire gets a connection: the client's own, one dialled for it early, an idle one or
+// a new one.
+func (t *trip) acquire(ctx context.Context) (err error) {
+	if o := t.reserved(); o != nil {
+		t.o = o
+		return nil
+	}
+	if o := t.client.p.pool.get(t.route.key); o != nil {
+		t.o = o
+		return t.client.attach(o)
+	}
+	if t.earlyErr != nil {
+		return t.earlyErr
+	}
+	t.o, err = t.client.dial(ctx, t.route)
+	return err
+}
+
+// reserved returns a connection that waits for this client alone.
+func (t *trip) reserved() *origin {
+	r := t.route
+	var o *origin
+	if r.bound != nil {
+		o, r.bound = r.bound, nil
+		if t.client.attach(o) != nil {
+			return nil
+		}
+	} else if r.early != nil {
+		o, t.earlyErr = r.early.take()
+		r.early = nil
+	}
+	if o != nil && o.s.pending() { // closed meanwhile, or not HTTP after all
+		t.client.detach(o)
+		o.s.nc.Close()
+		return nil
+	}
+	return o
+}
+
+// attempt sends the request on t.o and reads the head of the response.
+func (t *trip) attempt() error {
+	t.request.dst = t.o.s
+	if t.ctx.Done() != t.client.ctx.Done() { // a hook gave the request a context of its own
+		t.unhook = context.AfterFunc(t.ctx, t.o.s.reset)
+	}
+	sendErr := t.request.flush()
+	if sendErr == nil && t.source != nil {
+		t.uploaded = make(chan error, 1)
+		go t.upload()
+	}
+	// An origin that did not take the request may have said why.
+	err := t.readResponse()
+	if err != nil && sendErr != nil {
+		return &OpError{Op: "send request", Addr: t.o.key.addr, Err: sendErr}
+	}
+	if err != nil {
+		return &OpError{Op: "read response", Addr: t.o.key.addr, Err: err}
+	}
+	return nil
+}
+
+// upload sends the rest of the content, then watches the client, whose reading side
+// it has had all the time.
+func (t *trip) upload() {
+	err := t.sendContent()
+	if s, ok := t.source.(interface{ done() }); ok {
+		s.done()
+	}
+	var sending *sendError
+	switch {
+	case err == nil:
+		t.watchClient()
+	case !errors.As(err, &sending):
+		// The client stopped in the middle, and so do we: visibly.
+		t.uploadErr = err
+		t.o.s.reset()
+	}
+	t.uploaded <- err
+}
+
+// watchClient goes on reading from the client when all its content was read.
+func (t *trip) watchClient() {
+	if t.content != nil && t.content.ended() {
+		t.client.watch.look()
+	}
+}
+
+// sendContent survives the panic of a reader that a hook put in.
+func (t *trip) sendContent() (err error) {
+	defer t.client.recovered("hook", &err)
+	return t.request.send(t.source)
+}
+
+// uploadingStill says whether content is yet to come from the client.
+func (t *trip) uploadingStill() bool { return t.uploaded != nil && !t.request.complete.Load() }
+
+// mayWait says whether the origin has time yet: it counts from the end of the upload.
+func (t *trip) mayWait() bool {
+	if t.uploaded == nil || t.sentBefore {
+		return false
+	}
+	t.sentBefore = !t.uploadingStill()
+	return true
+}
+
+// readResponse reads heads up to the final one and passes interim ones on.
+func (t *trip) readResponse() error {
+	for range maxInterim {
+		t.o.s.readWithin(t.client.p.responseTimeout())
+		if err := t.readHead(); err != nil {
+			return err
+		}
+		if t.status.code == 101 && !t.upgrade {
+			return errUpgrade
+		}
+		if t.status.code/100 != 1 || t.status.code == 101 {
+			t.body.start(t.o.s, t.control.framing, t.client.p.contentTimeout(), t.client.p.headLimits())
+			return nil
+		}
+		if t.interim != nil {
+			if err := t.interim(t); err != nil {
+				return err
+			}
+		}
+	}
+	return errInterim
+}
+
+// readHead reads and understands one response head.
+func (t *trip) readHead() error {
+	limits := t.client.p.headLimits()
+	b, err := t.o.s.readHead(limits.bytes)
+	for isTimeout(err) && t.mayWait() {
+		t.o.s.readWithin(t.client.p.responseTimeout())
+		b, err = t.o.s.readHead(limits.bytes)
+	}
+	t.received = t.received || err == nil || len(t.o.s.buffered()) > 0
+	if err == io.EOF && !t.received {
+		err = errNoResponse
+	}
+	if err != nil {
+		return err
+	}
+	if err := t.head.parse(b, true, limits.fields); err != nil {
+		return err
+	}
+	if t.status, err = parseStatusLine(t.head.start); err != nil {
+		return err
+	}
+	if err := t.control.read(t.head.fields); err != nil {
+		return err
+	}
+	return t.control.response(t.status.minor, t.status.code, t.method)
+}
+
+// join ends the upload and says whether it was complete.
+func (t *trip) join() bool {
+	if t.uploaded == nil {
+		return true
+	}
+	t.stop()
+	t.o.s.hurry(uploadGrace)
+	err := <-t.uploaded
+	t.uploaded = nil
+	t.o.s.calm()
+	t.client.s.resume()
+	return err == nil
+}
+
+// abandon gives the connection up: in peace if all was said, else by a reset.
+func (t *trip) abandon() {
+	if t.o == nil {
+		return
+	}
+	if t.body.ended() {
+		t.o.s.nc.Close()
+	} else {
+		t.o.s.reset()
+	}
+	t.join()
+	t.unwatch()
+	t.client.detach(t.o)
+	t.o.s.drop()
+	t.o = nil
+}
+
+// unwatch says whether the context of the request left the connection alone.
+func (t *trip) unwatch() bool {
+	stopped := t.unhook == nil || t.unhook()
+	t.unhook = nil
+	return stopped
+}
+
+// finish ends the trip after the response was read, or given up. It keeps the connection
+// if nothing speaks against it, and says whether the request was sent completely.
+func (t *trip) finish() (sent bool) {
+	if t.o == nil {
+		return false
+	}
+	surplus := len(t.o.s.buffered()) > 0
+	sent = !t.uploadingStill()
+	if !sent || !t.body.ended() || t.control.close || surplus {
+		t.abandon()
+		return sent
+	}
+	if !t.join() || !t.unwatch() {
+		t.abandon()
+		return false
+	}
+	t.keep()
+	return true
+}
+
+func (t *trip) keep() {
+	o := t.o
+	t.o = nil
+	t.client.detach(o)
+	o.s.release()
+	o.bound = o.bound || t.bound || t.control.connectionBound
+	switch {
+	case o.bound && t.route.once:
+		o.s.nc.Close()
+		return
+	case o.bound:
+		o.reused, t.route.bound = true, o
+		return
+	}
+	t.client.p.pool.put(o)
+}
+
+// takeOrigin hands the connection over to a relay after a 101.
+func (t *trip) takeOrigin() *origin {
+	t.join()
+	t.unwatch()
+	o := t.o
+	t.o = nil
+	return o
+}
