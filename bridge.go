@@ -6,7 +6,6 @@ import (
 	"net"
 	"net/http"
 	"net/textproto"
-	"net/url"
 	"slices"
 	"strings"
 )
@@ -183,64 +182,6 @@ func newField(name, value string) (field, error) {
 	return f, nil
 }
 
-// newRequest builds the request that hooks see.
-func (h *hookedExchange) newRequest(x *exchange) *http.Request {
-	r := http.Request{
-		Method:     methodString(x.line.method),
-		URL:        &h.url,
-		Proto:      [...]string{"HTTP/1.0", "HTTP/1.1"}[h.minor],
-		ProtoMajor: 1, ProtoMinor: h.minor,
-		Header: h.raw.header(&h.control),
-		Host:   h.host(x),
-		Body:   http.NoBody,
-	}
-	h.setURL(x)
-	if a := x.client.s.nc.RemoteAddr(); a != nil {
-		r.RemoteAddr = a.String()
-	}
-	switch h.control.kind {
-	case knownLength:
-		r.ContentLength = h.control.length
-	case chunked:
-		r.ContentLength, r.TransferEncoding = -1, []string{"chunked"}
-	}
-	if !h.control.framing.empty() {
-		r.Body = &h.body
-		r.Trailer = announced(r.Header)
-	}
-	return r.WithContext(withFlow(x.client.ctx, h.flow))
-}
-
-// host is the Host field as it will be sent if no hook changes it.
-func (h *hookedExchange) host(x *exchange) string {
-	switch {
-	case x.route.host != "":
-		return x.route.host
-	case x.line.form == absoluteForm:
-		return string(x.line.appendAuthority(nil))
-	}
-	return string(x.control.host)
-}
-
-// setURL makes the URL of where the request goes. A target that no URL can hold as it
-// is, such as one with a broken escape, is shown as its plain bytes.
-func (h *hookedExchange) setURL(x *exchange) {
-	path := string(x.target())
-	if u, err := url.ParseRequestURI(path); err == nil && path != "*" && !strings.HasPrefix(path, "//") {
-		h.url = *u
-	} else {
-		h.url.Path, h.url.RawQuery, h.url.ForceQuery = path, "", false
-		if before, query, ok := strings.Cut(path, "?"); ok {
-			h.url.Path, h.url.RawQuery, h.url.ForceQuery = before, query, query == ""
-		}
-	}
-	h.url.Scheme, h.url.Host = "http", withoutPort(x.route.key.addr, "80")
-	if x.route.key.tls {
-		h.url.Scheme, h.url.Host = "https", withoutPort(x.route.key.addr, "443")
-	}
-	h.sent, h.target = h.url, path
-}
-
 // withoutPort leaves a scheme's own port out, as URLs usually do.
 func withoutPort(addr, port string) string {
 	if host, p, err := net.SplitHostPort(addr); err == nil && p == port {
@@ -277,8 +218,8 @@ func setTrailer(trailer *http.Header, fields []field) {
 	}
 }
 
-// trailers merges trailer back into the order of raw.
-func trailers(trailer http.Header, raw []field) []field {
+// mergeTrailers merges trailer back into the order of raw.
+func mergeTrailers(trailer http.Header, raw []field) []field {
 	names := make([]string, len(raw))
 	for i := range raw {
 		names[i] = string(raw[i].name)

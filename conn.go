@@ -5,55 +5,9 @@ import (
 	"fmt"
 	"net"
 	"runtime/debug"
-	"slices"
-	"sync"
 	"sync/atomic"
 	"time"
 )
-
-// Conn is a client connection together with one destination that it named. A hook gets
-// a new Conn for each destination; once the hooks have decided it does not change.
-type Conn struct {
-	// Destination is where the connection, or the request on it, goes. A [ConnHook]
-	// may change it.
-	Destination Destination
-	// Protocol is what the client speaks there, [Unknown] as long as no byte was seen.
-	Protocol Protocol
-
-	s *stream
-}
-
-// RemoteAddr returns the client's address.
-func (c *Conn) RemoteAddr() net.Addr { return c.s.nc.RemoteAddr() }
-
-// LocalAddr returns the address that the client is connected to.
-func (c *Conn) LocalAddr() net.Addr { return c.s.nc.LocalAddr() }
-
-// NetConn returns the connection as it was accepted. It must not be read from.
-func (c *Conn) NetConn() net.Conn { return c.s.nc }
-
-// Peek returns the first n bytes or more that the client has sent and leaves them to be
-// read; fewer come with an error. It is for a [Mode], before it returns.
-func (c *Conn) Peek(n int) ([]byte, error) { return c.s.peek(n) }
-
-// Read reads what the client has sent. It is for a [Mode], before it returns.
-func (c *Conn) Read(p []byte) (int, error) { return c.s.Read(p) }
-
-// Write writes to the client. It is for a [Mode], before it returns, and for
-// [Destination.Reply].
-func (c *Conn) Write(p []byte) (int, error) { return c.s.nc.Write(p) }
-
-// route is a destination with the decision about it.
-type route struct {
-	conn   *Conn
-	action Action
-	err    error // why it is rejected
-	key    originKey
-	host   string     // not empty: what the Host field becomes
-	once   bool       // a hook's destination, for one exchange: nothing stays with it
-	bound  *origin    // idle and bound to this client, see origin.bound
-	early  *earlyDial // a dial that began before a request was read
-}
 
 // A client is idle between requests, when it can be closed without loss.
 const (
@@ -76,8 +30,7 @@ type client struct {
 	watch  watch
 	host   []byte // scratch for a Host field
 
-	mu      sync.Mutex
-	origins []*origin // in use for this client, to be cut with it
+	origins origins
 }
 
 // newClient registers a connection. It returns nil, with the connection closed, if the
@@ -85,7 +38,8 @@ type client struct {
 func (p *Proxy) newClient(ctx context.Context, nc net.Conn) *client {
 	c := &client{p: p, s: newStream(nc), isCut: make(chan struct{})}
 	c.ctx, c.cancel = context.WithCancelCause(ctx)
-	c.watch.c = c
+	c.watch.s, c.watch.gone = c.s, c.leave
+	c.origins.pool, c.origins.dialer = &p.pool, &p.dialer
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.closing.Load() {
@@ -134,7 +88,7 @@ func (c *client) forget() {
 // destination asks the mode, which has as long as a client's first request may take.
 func (c *client) destination() (d Destination, err error) {
 	defer c.recovered("mode", &err)
-	c.s.readWithin(c.p.headTimeout())
+	c.s.readWithin(c.p.limits.headTime)
 	return c.p.mode().Destination(c.ctx, &Conn{s: c.s})
 }
 
@@ -160,11 +114,7 @@ func (c *client) cut() {
 	} else {
 		c.s.reset()
 	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	for _, o := range c.origins {
-		o.s.reset()
-	}
+	c.origins.cut(context.Cause(c.ctx))
 }
 
 // leave ends everything because the client is gone.
@@ -174,26 +124,6 @@ func (c *client) leave() { c.cancel(ErrClientGone) }
 func (c *client) closeIfIdle() {
 	if c.state.CompareAndSwap(clientIdle, clientClosed) {
 		c.s.nc.Close()
-	}
-}
-
-// attach makes o end with the client; if that is over already, o is closed.
-func (c *client) attach(o *origin) error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.ctx.Err() != nil {
-		o.s.nc.Close()
-		return context.Cause(c.ctx)
-	}
-	c.origins = append(c.origins, o)
-	return nil
-}
-
-func (c *client) detach(o *origin) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if i := slices.Index(c.origins, o); i >= 0 {
-		c.origins = slices.Delete(c.origins, i, i+1)
 	}
 }
 
@@ -274,20 +204,11 @@ func (c *client) finish(flow *Flow, err error) {
 	}
 }
 
-// dial opens a connection for r that ends with the client.
-func (c *client) dial(ctx context.Context, r *route) (*origin, error) {
-	o, err := c.p.dialOrigin(ctx, r)
-	if err != nil {
-		return nil, err
-	}
-	return o, c.attach(o)
-}
-
 // relay joins the client and o until both are through.
 func (c *client) relay(o *origin, flow *Flow) error {
-	defer c.detach(o)
+	defer c.origins.detach(o)
 	var up, down atomic.Int64
-	r := relay{client: c.s, origin: o.s, idle: c.p.tunnelTimeout(), up: &up, down: &down}
+	r := relay{near: c.s, far: o.s, idle: c.p.limits.tunnelTime, up: &up, down: &down}
 	if flow != nil {
 		flow.Tunnel = true
 		r.up, r.down = &flow.up, &flow.down

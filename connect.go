@@ -11,19 +11,18 @@ import (
 func (x *exchange) connect() {
 	c := x.client
 	c.watch.arm()
-	o, err := c.dial(c.ctx, x.route)
+	o, err := c.origins.dial(c.ctx, x.route.key)
 	c.watch.disarm()
 	if err != nil {
 		x.control.close = true // RFC 9931: what follows a refused CONNECT is no request
 		x.fail(err)
 		return
 	}
-	x.reply.start(c.s, framing{}, c.p.contentTimeout())
+	x.reply.start(c.s, framing{}, c.p.limits.contentTime)
 	x.reply.out = append(x.reply.out, "HTTP/1.1 200 Connection Established\r\n\r\n"...)
 	if err := x.reply.flush(); err != nil {
 		x.err = &OpError{Op: "send response", Err: err}
-		c.detach(o)
-		o.s.nc.Close()
+		c.origins.close(o)
 		return
 	}
 	if x.flow != nil {
@@ -36,7 +35,7 @@ func (x *exchange) connect() {
 // section 7.8).
 func (x *exchange) switchProtocols() {
 	t := &x.trip
-	x.reply.start(x.client.s, framing{}, x.client.p.contentTimeout())
+	x.reply.start(x.client.s, framing{}, x.client.p.limits.contentTime)
 	x.reply.out = x.appendResponseHead(x.reply.out, t, framing{}, false)
 	if err := x.reply.flush(); err != nil {
 		x.err = &OpError{Op: "send response", Err: err}
@@ -72,7 +71,7 @@ func (x *exchange) answerHere() {
 	if x.flow != nil {
 		x.flow.Status = http.StatusOK
 	}
-	x.reply.start(x.client.s, framing{}, x.client.p.contentTimeout())
+	x.reply.start(x.client.s, framing{}, x.client.p.limits.contentTime)
 	b := appendStatusLine(x.reply.out, http.StatusOK, "OK")
 	if echo != nil {
 		b = append(b, "Content-Type: message/http\r\n"...)

@@ -6,8 +6,38 @@ import (
 	"time"
 )
 
-// What the zero values of Proxy's fields mean. A duration that is returned negative
-// means no limit.
+// limits are the timeouts and sizes of a Proxy with their defaults filled in. A duration
+// of less than 0 is no limit.
+type limits struct {
+	headTime, dialTime, tlsTime, responseTime time.Duration
+	contentTime, idleTime, tunnelTime         time.Duration
+	requestLine                               int
+	head                                      headLimits
+}
+
+func (p *Proxy) defaultLimits() limits {
+	return limits{
+		headTime:     orDefault(p.HeadTimeout, 30*time.Second),
+		dialTime:     orDefault(p.DialTimeout, 15*time.Second),
+		tlsTime:      orDefault(p.TLSTimeout, 10*time.Second),
+		responseTime: orDefault(p.ResponseTimeout, 5*time.Minute),
+		contentTime:  orDefault(p.ContentTimeout, 5*time.Minute),
+		idleTime:     orDefault(p.IdleTimeout, 2*time.Minute),
+		tunnelTime:   orDefault(p.TunnelTimeout, 15*time.Minute),
+		requestLine:  orDefault(p.MaxRequestLine, 16<<10),
+		head: headLimits{
+			bytes:  orDefault(p.MaxHeaderBytes, 128<<10),
+			fields: orDefault(p.MaxHeaderFields, 256),
+		},
+	}
+}
+
+func orDefault[T int | time.Duration](v, d T) T {
+	if v == 0 {
+		return d
+	}
+	return v
+}
 
 func (p *Proxy) mode() Mode {
 	if p.Mode == nil {
@@ -23,40 +53,15 @@ func (p *Proxy) logger() *slog.Logger {
 	return p.Logger
 }
 
-// originTLS returns the configuration that all origin connections share, so that they
-// share its session cache too.
-func (p *Proxy) originTLS() *tls.Config {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.tls == nil {
-		p.tls = &tls.Config{MinVersion: tls.VersionTLS12}
-		if p.OriginTLS != nil {
-			p.tls = p.OriginTLS.Clone()
-		}
-		if p.tls.ClientSessionCache == nil {
-			p.tls.ClientSessionCache = tls.NewLRUClientSessionCache(0)
-		}
+// defaultOriginTLS returns the configuration that all origin connections share, so that
+// they share its session cache too.
+func (p *Proxy) defaultOriginTLS() *tls.Config {
+	c := &tls.Config{MinVersion: tls.VersionTLS12}
+	if p.OriginTLS != nil {
+		c = p.OriginTLS.Clone()
 	}
-	return p.tls
-}
-
-func (p *Proxy) headTimeout() time.Duration     { return orDefault(p.HeadTimeout, 30*time.Second) }
-func (p *Proxy) dialTimeout() time.Duration     { return orDefault(p.DialTimeout, 15*time.Second) }
-func (p *Proxy) tlsTimeout() time.Duration      { return orDefault(p.TLSTimeout, 10*time.Second) }
-func (p *Proxy) responseTimeout() time.Duration { return orDefault(p.ResponseTimeout, 5*time.Minute) }
-func (p *Proxy) contentTimeout() time.Duration  { return orDefault(p.ContentTimeout, 5*time.Minute) }
-func (p *Proxy) idleTimeout() time.Duration     { return orDefault(p.IdleTimeout, 2*time.Minute) }
-func (p *Proxy) tunnelTimeout() time.Duration   { return orDefault(p.TunnelTimeout, 15*time.Minute) }
-
-func (p *Proxy) maxRequestLine() int { return orDefault(p.MaxRequestLine, 16<<10) }
-
-func (p *Proxy) headLimits() headLimits {
-	return headLimits{bytes: orDefault(p.MaxHeaderBytes, 128<<10), fields: orDefault(p.MaxHeaderFields, 256)}
-}
-
-func orDefault[T int | time.Duration](v, d T) T {
-	if v == 0 {
-		return d
+	if c.ClientSessionCache == nil {
+		c.ClientSessionCache = tls.NewLRUClientSessionCache(0)
 	}
-	return v
+	return c
 }

@@ -32,42 +32,44 @@ func CheckedDial(check func(ctx context.Context, addr netip.AddrPort) error) Dia
 	return d.DialContext
 }
 
-// dialOrigin opens a connection for r, with TLS where it needs that. Errors are *OpError.
-func (p *Proxy) dialOrigin(ctx context.Context, r *route) (*origin, error) {
-	nc, err := p.dialTCP(ctx, r.key.addr)
-	if err == nil && p.isLoop(nc) {
+// dialer opens origin connections.
+type dialer struct {
+	dial      DialFunc
+	timeout   time.Duration
+	handshake time.Duration
+	config    *tls.Config         // shared by all connections
+	isLoop    func(net.Conn) bool // says whether a connection ends at the proxy itself
+}
+
+// open opens a connection, with TLS where key says so. Errors are *OpError.
+func (d *dialer) open(ctx context.Context, key originKey) (*origin, error) {
+	nc, err := d.connect(ctx, key.addr)
+	if err == nil && d.isLoop(nc) {
 		nc.Close()
 		err = ErrLoop
 	}
 	if err != nil {
-		return nil, &OpError{Op: "dial", Addr: r.key.addr, Err: err}
+		return nil, &OpError{Op: "dial", Addr: key.addr, Err: err}
 	}
-	if r.key.tls {
-		if nc, err = p.startTLS(ctx, nc, r.key.serverName); err != nil {
-			return nil, &OpError{Op: "tls", Addr: r.key.addr, Err: err}
+	if key.tls {
+		if nc, err = d.startTLS(ctx, nc, key.serverName); err != nil {
+			return nil, &OpError{Op: "tls", Addr: key.addr, Err: err}
 		}
 	}
-	return &origin{s: newStream(nc), key: r.key}, nil
+	return &origin{s: newStream(nc), key: key}, nil
 }
 
-// defaultDialer tries IPv6 and IPv4 in parallel (RFC 8305) where a name has both.
-var defaultDialer net.Dialer
-
-func (p *Proxy) dialTCP(ctx context.Context, addr string) (net.Conn, error) {
-	ctx, cancel := withTimeout(ctx, p.dialTimeout())
+func (d *dialer) connect(ctx context.Context, addr string) (net.Conn, error) {
+	ctx, cancel := withTimeout(ctx, d.timeout)
 	defer cancel()
-	dial := p.Dial
-	if dial == nil {
-		dial = defaultDialer.DialContext
-	}
-	return dial(ctx, "tcp", addr)
+	return d.dial(ctx, "tcp", addr)
 }
 
 // startTLS is the client side of a handshake; nc is closed if it fails.
-func (p *Proxy) startTLS(ctx context.Context, nc net.Conn, serverName string) (net.Conn, error) {
-	ctx, cancel := withTimeout(ctx, p.tlsTimeout())
+func (d *dialer) startTLS(ctx context.Context, nc net.Conn, serverName string) (net.Conn, error) {
+	ctx, cancel := withTimeout(ctx, d.handshake)
 	defer cancel()
-	config := p.originTLS().Clone() // shares the session cache and the roots
+	config := d.config.Clone() // shares the session cache and the roots
 	if config.ServerName == "" {
 		config.ServerName = serverName
 	}
@@ -86,32 +88,4 @@ func withTimeout(ctx context.Context, d time.Duration) (context.Context, context
 		return ctx, func() {}
 	}
 	return context.WithTimeout(ctx, d)
-}
-
-// isLoop says whether nc ends at one of the proxy's own listeners: at its address, or,
-// where it listens on all addresses, at its port of this host.
-func (p *Proxy) isLoop(nc net.Conn) bool {
-	to, ok := addrPort(nc.RemoteAddr())
-	if !ok {
-		return false
-	}
-	from, _ := addrPort(nc.LocalAddr())
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	for l := range p.listeners {
-		at, ok := addrPort(l.Addr())
-		if ok && at.Port() == to.Port() && (at.Addr() == to.Addr() || at.Addr().IsUnspecified() && from.Addr() == to.Addr()) {
-			return true
-		}
-	}
-	return false
-}
-
-func addrPort(a net.Addr) (netip.AddrPort, bool) {
-	t, ok := a.(*net.TCPAddr)
-	if !ok {
-		return netip.AddrPort{}, false
-	}
-	ap := t.AddrPort()
-	return netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port()), ap.IsValid()
 }

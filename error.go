@@ -1,11 +1,9 @@
 package mitm
 
 import (
-	"context"
 	"errors"
 	"net"
 	"net/http"
-	"os"
 )
 
 // ErrProxyClosed is returned by [Proxy.Serve] and its siblings after [Proxy.Shutdown]
@@ -48,17 +46,8 @@ func (e *OpError) Unwrap() error { return e.Err }
 // Timeout reports whether a deadline of the step passed.
 func (e *OpError) Timeout() bool { return isTimeout(e.Err) }
 
-func isTimeout(err error) bool {
-	var timeout interface{ Timeout() bool }
-	return errors.As(err, &timeout) && timeout.Timeout() || errors.Is(err, os.ErrDeadlineExceeded) ||
-		errors.Is(err, context.DeadlineExceeded)
-}
-
-// Errors of a request head that are about its size.
-var (
-	errLineTooLong  = errors.New("request line too long")
-	errHeadTooLarge = errors.New("message head too large")
-)
+// errLineTooLong is a request line beyond Proxy.MaxRequestLine.
+var errLineTooLong = errors.New("request line too long")
 
 // requestStatus is what a client is told of a request that could not be read.
 func requestStatus(err error) int {

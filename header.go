@@ -16,6 +16,7 @@ var (
 	errFieldsFirst    = errors.New("whitespace before the first field line (RFC 9112, section 2.2)")
 	errBareCR         = errors.New("CR without LF in message head (RFC 9112, section 2.2)")
 	errTooManyFields  = errors.New("too many field lines")
+	errHeadTooLarge   = errors.New("message head too large")
 	errForbiddenField = errors.New("field is not allowed in trailers (RFC 9110, section 6.5.1)")
 )
 

@@ -108,14 +108,6 @@ type (
 	doneFunc     func(*Flow)
 )
 
-var (
-	_ ConnHook    = connFunc(nil)
-	_ HTTPHook    = requestFunc(nil)
-	_ HTTPHook    = responseFunc(nil)
-	_ MessageHook = messageFunc(nil)
-	_ DoneHook    = doneFunc(nil)
-)
-
 func (f connFunc) HookConn(ctx context.Context, c *Conn) (Action, error) { return f(ctx, c) }
 func (f messageFunc) HookMessage(ctx context.Context, m *Message) error  { return f(ctx, m) }
 func (f doneFunc) HookDone(flow *Flow)                                   { f(flow) }
@@ -169,14 +161,14 @@ type hooks struct {
 	http http.RoundTripper // the onion with the engine in the middle; nil: nothing hooks HTTP
 }
 
-func sortHooks(list []Hook, transport, engine http.RoundTripper) (*hooks, error) {
+func sortHooks(list []Hook, transport http.RoundTripper) (*hooks, error) {
 	h := &hooks{http: transport}
 	for i := len(list) - 1; i >= 0; i-- {
 		known := false
 		if hook, ok := list[i].(HTTPHook); ok {
 			known = true
 			if h.http == nil {
-				h.http = engine
+				h.http = engine{}
 			}
 			h.http = hook.HookHTTP(h.http)
 		}
@@ -202,4 +194,17 @@ func isConnOrDone(hook Hook) bool {
 	_, conn := hook.(ConnHook)
 	_, done := hook.(DoneHook)
 	return conn || done
+}
+
+// engine is the transport at the end of the chain: the proxy's own.
+type engine struct{}
+
+// RoundTrip implements http.RoundTripper for requests that came from a client of a
+// proxy. It may be called more than once for one of them.
+func (engine) RoundTrip(req *http.Request) (*http.Response, error) {
+	flow := FlowFromContext(req.Context())
+	if flow == nil || flow.origin == nil {
+		return nil, errors.New("mitm: the request has not come through the proxy")
+	}
+	return flow.origin.RoundTrip(req)
 }

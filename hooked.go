@@ -67,9 +67,9 @@ func newHooked(x *exchange) *hookedExchange {
 		control: x.control, minor: x.line.minor,
 	}
 	h.raw = copyHead(&x.head)
-	h.body.start(x.client.s, x.control.framing, x.client.p.contentTimeout(), x.client.p.headLimits())
+	h.body.start(x.client.s, x.control.framing, x.client.p.limits.contentTime, x.client.p.limits.head)
 	h.body.h, x.body = h, &h.body.body
-	h.flow.hooked = h
+	h.flow.origin = h
 	h.req = h.newRequest(x)
 	h.flow.Request, h.flow.RequestFields = h.req, h.raw.names()
 	return h
@@ -229,23 +229,15 @@ func (u upgraded) Close() error {
 	return nil
 }
 
-// engine is the transport at the end of the chain: the proxy's own.
-type engine struct{ p *Proxy }
-
-// RoundTrip implements http.RoundTripper for requests that came from a client of the
-// proxy. It may be called more than once for one of them.
-func (e engine) RoundTrip(req *http.Request) (*http.Response, error) {
-	flow := FlowFromContext(req.Context())
-	if flow == nil || flow.hooked == nil {
-		return nil, errors.New("mitm: the request has not come through the proxy")
-	}
-	t, err := flow.hooked.newTrip()
+// RoundTrip implements http.RoundTripper: it makes one trip to an origin server.
+func (h *hookedExchange) RoundTrip(req *http.Request) (*http.Response, error) {
+	t, err := h.newTrip()
 	if err != nil {
 		return nil, err
 	}
 	if err := t.prepare(req); err != nil {
 		t.request.done()
-		return nil, &OpError{Op: "hook", Addr: req.URL.Host, Err: err}
+		return nil, &OpError{Op: "hook", Err: err}
 	}
 	if err := t.run(req.Context()); err != nil {
 		t.request.done()

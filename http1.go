@@ -89,9 +89,9 @@ func (x *exchange) release() {
 func (c *client) awaitRequest(first bool) bool {
 	const maxEmptyLines = 8
 	if first {
-		c.s.readWithin(c.p.headTimeout())
+		c.s.readWithin(c.p.limits.headTime)
 	} else {
-		c.s.readWithin(c.p.idleTimeout())
+		c.s.readWithin(c.p.limits.idleTime)
 	}
 	for range maxEmptyLines {
 		if !c.awaitByte() {
@@ -144,7 +144,7 @@ func (x *exchange) serve() {
 		return
 	}
 	x.body = &x.own
-	x.body.start(c.s, x.control.framing, c.p.contentTimeout(), c.p.headLimits())
+	x.body.start(c.s, x.control.framing, c.p.limits.contentTime, c.p.limits.head)
 	switch {
 	case x.line.form == authorityForm:
 		x.connect()
@@ -163,7 +163,7 @@ func (x *exchange) read() error {
 	if err != nil {
 		return err
 	}
-	if err := x.head.parse(b, false, x.client.p.headLimits().fields); err != nil {
+	if err := x.head.parse(b, false, x.client.p.limits.head.fields); err != nil {
 		return err
 	}
 	if x.line, err = parseRequestLine(x.head.start); err != nil {
@@ -188,14 +188,14 @@ var errConnectContent = errors.New("CONNECT with content (RFC 9110, section 9.3.
 // readHead reads up to the empty line. A client that has sent a request line that can't
 // be one is not waited for.
 func (x *exchange) readHead() ([]byte, error) {
-	s, limits := x.client.s, x.client.p.headLimits()
+	s, limits := x.client.s, x.client.p.limits.head
 	if n := headEnd(s.buffered(), 0); n == 0 {
-		s.readWithin(x.client.p.headTimeout()) // once: it covers the whole head
+		s.readWithin(x.client.p.limits.headTime) // once: it covers the whole head
 	}
 	for scanned, checked := 0, false; ; {
 		have := s.buffered()
 		lf := bytes.IndexByte(have, '\n')
-		if lf > x.client.p.maxRequestLine() || lf < 0 && len(have) > x.client.p.maxRequestLine() {
+		if lf > x.client.p.limits.requestLine || lf < 0 && len(have) > x.client.p.limits.requestLine {
 			return nil, errLineTooLong
 		}
 		if n := headEnd(have, scanned); n > 0 && n <= limits.bytes {
@@ -251,8 +251,8 @@ func methodString(b []byte) string {
 // forward passes the request and its response without building anything for hooks.
 func (x *exchange) forward() {
 	t := &x.trip
-	t.start(x.client, x.route, methodString(x.line.method))
-	t.request.start(nil, x.control.framing, x.client.p.contentTimeout())
+	x.client.startTrip(t, x.route, methodString(x.line.method))
+	t.request.start(nil, x.control.framing, x.client.p.limits.contentTime)
 	t.request.out = appendRequestLine(t.request.out, x.line.method, x.target())
 	w := x.requestRewrite()
 	t.request.out = w.appendTo(t.request.out)
@@ -280,8 +280,11 @@ func (x *exchange) forward() {
 	x.passResponse()
 }
 
-func (t *trip) start(c *client, r *route, method string) {
-	t.client, t.route, t.method = c, r, method
+// startTrip gives t what it needs of the client.
+func (c *client) startTrip(t *trip, r *route, method string) {
+	t.client, t.origins, t.watch, t.limits = c.s, &c.origins, &c.watch, &c.p.limits
+	t.panicked, t.clientDone = c.panicked, c.ctx.Done()
+	t.route, t.method = r, method
 }
 
 // target is the request target for the origin: origin-form (RFC 9112, section 3.2.1).
@@ -319,7 +322,7 @@ func (x *exchange) interim(t *trip) error {
 	if x.line.minor == 0 {
 		return nil
 	}
-	x.reply.start(x.client.s, framing{}, x.client.p.contentTimeout())
+	x.reply.start(x.client.s, framing{}, x.client.p.limits.contentTime)
 	x.reply.out = x.appendResponseHead(x.reply.out, t, framing{}, false)
 	if x.reply.flush() != nil {
 		x.client.leave()
@@ -359,7 +362,7 @@ func (x *exchange) passResponse() {
 	}
 	f := x.forClient(t.control.framing)
 	closing := x.control.close || f.kind == closeFramed || t.uploadingStill() || x.client.p.closing.Load()
-	x.reply.start(x.client.s, f, x.client.p.contentTimeout())
+	x.reply.start(x.client.s, f, x.client.p.limits.contentTime)
 	x.reply.out = x.appendResponseHead(x.reply.out, t, f, closing)
 	err := x.reply.send(&t.body)
 	x.countDown(t.body.count)
@@ -457,7 +460,7 @@ func (x *exchange) answer(status int, text string, closing bool) (keep bool) {
 	}
 	closing = closing || x.client.p.closing.Load()
 	text += "\n"
-	x.reply.start(x.client.s, framing{}, x.client.p.contentTimeout())
+	x.reply.start(x.client.s, framing{}, x.client.p.limits.contentTime)
 	b := appendStatusLine(x.reply.out, status, http.StatusText(status))
 	b = append(time.Now().UTC().AppendFormat(append(b, "Date: "...), http.TimeFormat), "\r\n"...)
 	b = append(b, "Content-Type: text/plain; charset=utf-8\r\nContent-Length: "...)

@@ -40,6 +40,38 @@ type Destination struct {
 	Reply func(dialErr error) error
 }
 
+// Conn is a client connection together with one destination that it named. A hook gets
+// a new Conn for each destination; once the hooks have decided it does not change.
+type Conn struct {
+	// Destination is where the connection, or the request on it, goes. A [ConnHook]
+	// may change it.
+	Destination Destination
+	// Protocol is what the client speaks there, [Unknown] as long as no byte was seen.
+	Protocol Protocol
+
+	s *stream
+}
+
+// RemoteAddr returns the client's address.
+func (c *Conn) RemoteAddr() net.Addr { return c.s.nc.RemoteAddr() }
+
+// LocalAddr returns the address that the client is connected to.
+func (c *Conn) LocalAddr() net.Addr { return c.s.nc.LocalAddr() }
+
+// NetConn returns the connection as it was accepted. It must not be read from.
+func (c *Conn) NetConn() net.Conn { return c.s.nc }
+
+// Peek returns the first n bytes or more that the client has sent and leaves them to be
+// read; fewer come with an error. It is for a [Mode], before it returns.
+func (c *Conn) Peek(n int) ([]byte, error) { return c.s.peek(n) }
+
+// Read reads what the client has sent. It is for a [Mode], before it returns.
+func (c *Conn) Read(p []byte) (int, error) { return c.s.Read(p) }
+
+// Write writes to the client. It is for a [Mode], before it returns, and for
+// [Destination.Reply].
+func (c *Conn) Write(p []byte) (int, error) { return c.s.nc.Write(p) }
+
 // Protocol is what the bytes of a connection are.
 type Protocol uint8
 
@@ -118,9 +150,3 @@ func (r Reverse) check() error {
 
 // modeChecker is a mode that can tell before the first connection that it won't work.
 type modeChecker interface{ check() error }
-
-var (
-	_ Mode        = Explicit{}
-	_ Mode        = Reverse{}
-	_ modeChecker = Reverse{}
-)

@@ -28,11 +28,11 @@ func (t *hookedTrip) prepare(req *http.Request) error {
 	if err != nil {
 		return err
 	}
-	t.start(h.client, h.routeOf(req.URL), req.Method)
+	h.client.startTrip(&t.trip, h.routeOf(req.URL), req.Method)
 	t.interim = h.interim
 	t.upgrade, t.bound = w.upgrades(), w.control.connectionBound
 	w.framing = f
-	t.request.start(nil, f, h.client.p.contentTimeout())
+	t.request.start(nil, f, h.client.p.limits.contentTime)
 	t.request.out = appendRequestLine(t.request.out, req.Method, target)
 	t.request.out = w.appendTo(t.request.out)
 	h.flow.Request = req
@@ -57,7 +57,7 @@ func (t *hookedTrip) attach(req *http.Request, src *readerSource) error {
 	}
 	t.source, t.content = src, &t.h.body.body
 	t.stop = func() {
-		t.client.s.interrupt()
+		t.client.interrupt()
 		req.Body.Close()
 	}
 	return nil
@@ -124,40 +124,6 @@ func (h *hookedExchange) requestRewrite(req *http.Request) (rewrite, error) {
 	}, nil
 }
 
-// response builds the response that hooks see.
-func (t *hookedTrip) response(req *http.Request) *http.Response {
-	t.raw = copyHead(&t.head)
-	res := &http.Response{
-		Status:     strings.TrimSpace(t.raw.text[len("HTTP/1.x "):len(t.head.start)]),
-		StatusCode: t.status.code,
-		Proto:      [...]string{"HTTP/1.0", "HTTP/1.1"}[t.status.minor],
-		ProtoMajor: 1, ProtoMinor: t.status.minor,
-		Header:        t.raw.header(&t.control),
-		ContentLength: t.control.framing.contentLength(),
-		Request:       req,
-		Body:          t,
-	}
-	t.res = res
-	if t.control.kind == chunked {
-		res.TransferEncoding = []string{"chunked"}
-		res.Trailer = announced(res.Header)
-	}
-	if t.control.kind == noContent && t.control.hasLength {
-		res.ContentLength = t.control.length
-	}
-	t.h.mu.Lock()
-	t.h.flow.ResponseFields = t.raw.names()
-	t.h.mu.Unlock()
-	switch {
-	case t.status.code == http.StatusSwitchingProtocols:
-		res.Body = upgraded{t}
-	case t.control.framing.empty():
-		t.Close()
-		res.Body = http.NoBody
-	}
-	return res
-}
-
 // responseRewrite merges the fields that hooks left with those that came.
 func (h *hookedExchange) responseRewrite(res *http.Response) (rewrite, error) {
 	var raw []field
@@ -203,7 +169,7 @@ func (h *hookedExchange) outgoing(x *exchange, res *http.Response) (*readerSourc
 	w.close = x.control.close || w.control.close || res.Close || w.framing.kind == closeFramed ||
 		h.unread() || x.client.p.closing.Load()
 	src.closing = w.close
-	x.reply.start(x.client.s, w.framing, x.client.p.contentTimeout())
+	x.reply.start(x.client.s, w.framing, x.client.p.limits.contentTime)
 	x.reply.out = appendStatusLine(x.reply.out, res.StatusCode, reason)
 	x.reply.out = w.appendTo(x.reply.out)
 	return src, nil
@@ -229,7 +195,7 @@ func (h *hookedExchange) passUpgrade(x *exchange, res *http.Response) {
 		x.fail(&OpError{Op: "hook", Err: firstError(err, errUpgrade)})
 		return
 	}
-	x.reply.start(x.client.s, framing{}, x.client.p.contentTimeout())
+	x.reply.start(x.client.s, framing{}, x.client.p.limits.contentTime)
 	x.reply.out = appendStatusLine(x.reply.out, res.StatusCode, "Switching Protocols")
 	x.reply.out = w.appendTo(x.reply.out)
 	if err := x.reply.flush(); err != nil {
@@ -254,5 +220,3 @@ func (bodyConn) RemoteAddr() net.Addr             { return nil }
 func (bodyConn) SetDeadline(time.Time) error      { return nil }
 func (bodyConn) SetReadDeadline(time.Time) error  { return nil }
 func (bodyConn) SetWriteDeadline(time.Time) error { return nil }
-
-var _ net.Conn = bodyConn{}

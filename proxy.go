@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/netip"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -70,8 +71,9 @@ type Proxy struct {
 
 	start   sync.Once
 	failed  error // of start
+	limits  limits
 	sorted  *hooks
-	tls     *tls.Config
+	dialer  dialer
 	ctx     context.Context // ends with Close
 	cancel  context.CancelFunc
 	pool    pool
@@ -80,17 +82,28 @@ type Proxy struct {
 
 	mu        sync.Mutex
 	listeners map[net.Listener]struct{}
-	clients   map[*client]struct{}
+	clients   map[served]struct{}
 	active    sync.WaitGroup // a count for every client
 }
+
+// served is a connection as the proxy keeps track of it.
+type served interface{ closeIfIdle() }
 
 // init prepares p for its first connection.
 func (p *Proxy) init() error {
 	p.start.Do(func() {
 		p.ctx, p.cancel = context.WithCancel(context.Background())
-		p.pool.keep = p.idleTimeout()
-		p.listeners, p.clients = map[net.Listener]struct{}{}, map[*client]struct{}{}
-		p.sorted, p.failed = sortHooks(p.Hooks, p.Transport, engine{p})
+		p.limits = p.defaultLimits()
+		p.pool.keep = p.limits.idleTime
+		p.dialer = dialer{
+			dial: p.Dial, timeout: p.limits.dialTime, handshake: p.limits.tlsTime,
+			config: p.defaultOriginTLS(), isLoop: p.isLoop,
+		}
+		if p.Dial == nil {
+			p.dialer.dial = new(net.Dialer).DialContext // tries IPv6 and IPv4 in parallel (RFC 8305)
+		}
+		p.listeners, p.clients = map[net.Listener]struct{}{}, map[served]struct{}{}
+		p.sorted, p.failed = sortHooks(p.Hooks, p.Transport)
 		if m, ok := p.mode().(modeChecker); ok && p.failed == nil {
 			p.failed = m.check()
 		}
@@ -142,7 +155,7 @@ func (p *Proxy) accept(l net.Listener) error {
 		case err != nil && !isTemporary(err):
 			return &OpError{Op: "accept", Addr: l.Addr().String(), Err: err}
 		case err != nil:
-			release(free)
+			leave(free)
 			delay = min(max(2*delay, 5*time.Millisecond), time.Second)
 			p.logger().Warn("mitm: accept", "err", err, "retry", delay)
 			p.wait(delay)
@@ -154,7 +167,7 @@ func (p *Proxy) accept(l net.Listener) error {
 			return ErrProxyClosed
 		}
 		go func() {
-			defer release(free)
+			defer leave(free)
 			c.serve()
 		}()
 	}
@@ -173,7 +186,7 @@ func (p *Proxy) acquire(free chan struct{}) bool {
 	}
 }
 
-func release(free chan struct{}) {
+func leave(free chan struct{}) {
 	if free != nil {
 		<-free
 	}
@@ -281,4 +294,32 @@ type onceListener struct {
 func (l *onceListener) Close() error {
 	l.once.Do(func() { l.err = l.Listener.Close() })
 	return l.err
+}
+
+// isLoop says whether nc ends at one of the proxy's own listeners: at its address, or,
+// where it listens on all addresses, at its port of this host.
+func (p *Proxy) isLoop(nc net.Conn) bool {
+	to, ok := addrPort(nc.RemoteAddr())
+	if !ok {
+		return false
+	}
+	from, _ := addrPort(nc.LocalAddr())
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for l := range p.listeners {
+		at, ok := addrPort(l.Addr())
+		if ok && at.Port() == to.Port() && (at.Addr() == to.Addr() || at.Addr().IsUnspecified() && from.Addr() == to.Addr()) {
+			return true
+		}
+	}
+	return false
+}
+
+func addrPort(a net.Addr) (netip.AddrPort, bool) {
+	t, ok := a.(*net.TCPAddr)
+	if !ok {
+		return netip.AddrPort{}, false
+	}
+	ap := t.AddrPort()
+	return netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port()), ap.IsValid()
 }

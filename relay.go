@@ -22,9 +22,9 @@ const (
 // relay moves bytes between two connections, both ways, until both directions have
 // ended. It looks at nothing. While nothing flows it holds no buffer and no pipe.
 type relay struct {
-	client, origin *stream
-	idle           time.Duration // neither direction moves for so long; 0 or less: no limit
-	up, down       *atomic.Int64 // bytes to the origin and to the client, live
+	near, far *stream       // the client and the origin
+	idle      time.Duration // neither direction moves for so long; 0 or less: no limit
+	up, down  *atomic.Int64 // bytes to the origin and to the client, live
 
 	last    atomic.Int64 // when something moved, in Unix nanoseconds
 	timer   *time.Timer
@@ -34,7 +34,7 @@ type relay struct {
 // run returns when both directions are through and both connections are closed: nil
 // after an orderly end of both, else what went wrong first.
 func (r *relay) run() error {
-	for _, s := range [...]*stream{r.client, r.origin} {
+	for _, s := range [...]*stream{r.near, r.far} {
 		s.resume()
 		s.writeWithin(0)
 	}
@@ -42,15 +42,15 @@ func (r *relay) run() error {
 	down := make(chan struct{})
 	go func() {
 		defer close(down)
-		r.direction(r.client, r.origin, r.down)
+		r.direction(r.near, r.far, r.down)
 	}()
-	r.direction(r.origin, r.client, r.up)
+	r.direction(r.far, r.near, r.up)
 	<-down
 	if r.timer != nil {
 		r.timer.Stop()
 	}
-	r.client.nc.Close()
-	r.origin.nc.Close()
+	r.near.nc.Close()
+	r.far.nc.Close()
 	if err := r.failure.Load(); err != nil {
 		return *err
 	}
@@ -80,8 +80,8 @@ func (r *relay) watchIdle() {
 // fail resets both connections, so that neither side takes the end for a clean one.
 func (r *relay) fail(err error) {
 	if r.failure.CompareAndSwap(nil, &err) {
-		r.client.reset()
-		r.origin.reset()
+		r.near.reset()
+		r.far.reset()
 	}
 }
 

@@ -2,8 +2,6 @@ package mitm
 
 import (
 	"bytes"
-	"context"
-	"sync"
 	"time"
 )
 
@@ -40,15 +38,14 @@ func (c *client) open(r *route, flow *Flow) error {
 	if reply := r.conn.Destination.Reply; reply == nil && r.action != Tunnel {
 		return c.sniff(r, flow, nil)
 	}
-	o, err := c.dial(c.ctx, r)
+	o, err := c.origins.dial(c.ctx, r.key)
 	if err != nil {
 		c.refuse(r, err)
 		return err
 	}
 	if reply := r.conn.Destination.Reply; reply != nil {
 		if err := reply(nil); err != nil {
-			c.detach(o)
-			o.s.nc.Close()
+			c.origins.close(o)
 			return err
 		}
 	}
@@ -85,7 +82,7 @@ func (e errorString) Error() string { return string(e) }
 // sniff finds out what a connection to r speaks and serves it. The origin, o or one
 // that is dialled meanwhile, is watched too: a server that speaks first is relayed.
 func (c *client) sniff(r *route, flow *Flow, o *origin) error {
-	early := c.dialEarly(r, o)
+	early := newEarlyDial(c.ctx, c.s, &c.origins, r.key, o)
 	proto := c.firstBytes(early)
 	if proto == HTTP1 {
 		early.stopListening()
@@ -94,15 +91,14 @@ func (c *client) sniff(r *route, flow *Flow, o *origin) error {
 		if again.action == Default || again.action == Intercept {
 			again.early = early
 			c.serveFixed(again)
-			early.close(c)
+			early.close()
 			return errIsHTTP
 		}
 		r = again
 	}
 	o, err := early.take()
 	if err == nil && r.action == Reject {
-		c.detach(o)
-		o.s.nc.Close()
+		c.origins.close(o)
 		err = r.err
 	}
 	if err != nil {
@@ -114,7 +110,7 @@ func (c *client) sniff(r *route, flow *Flow, o *origin) error {
 
 // firstBytes reads until it is clear what the client speaks, or the origin speaks.
 func (c *client) firstBytes(early *earlyDial) Protocol {
-	c.s.readWithin(c.p.tunnelTimeout())
+	c.s.readWithin(c.p.limits.tunnelTime)
 	for begun := false; ; {
 		if proto, sure := classify(c.s.buffered()); sure {
 			return proto
@@ -123,7 +119,7 @@ func (c *client) firstBytes(early *earlyDial) Protocol {
 			begun = true
 			c.s.readWithin(prefixWait)
 		}
-		err := c.s.fill(c.p.maxRequestLine())
+		err := c.s.fill(c.p.limits.requestLine)
 		if err == nil {
 			continue
 		}
@@ -177,94 +173,4 @@ func classifyTLS(b []byte) (Protocol, bool) {
 		return Other, true
 	}
 	return TLS, len(b) > 5
-}
-
-// earlyDial is an origin connection that is opened while the client is being read, and
-// listened to until it is known who speaks first.
-type earlyDial struct {
-	done   chan struct{} // closed when the goroutine has ended
-	cancel context.CancelFunc
-	taken  bool
-
-	mu    sync.Mutex
-	o     *origin
-	err   error
-	quiet bool // nobody listens for the origin any more
-}
-
-func (c *client) dialEarly(r *route, o *origin) *earlyDial {
-	ctx, cancel := context.WithCancel(c.ctx)
-	e := &earlyDial{done: make(chan struct{}), cancel: cancel, o: o}
-	go func() {
-		defer close(e.done)
-		if o == nil {
-			e.set(c.dial(ctx, r))
-		}
-		e.listen(c)
-	}()
-	return e
-}
-
-func (e *earlyDial) set(o *origin, err error) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	e.o, e.err = o, err
-}
-
-// listen waits for the origin to speak and then stops the reading of the client.
-func (e *earlyDial) listen(c *client) {
-	e.mu.Lock()
-	quiet, err := e.quiet, e.err
-	e.mu.Unlock()
-	if quiet {
-		return
-	}
-	if err == nil {
-		if err = e.o.s.fill(bufferSize); isTimeout(err) {
-			return // stopListening
-		}
-	}
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	if !e.quiet {
-		c.s.interrupt()
-	}
-}
-
-func (e *earlyDial) dialFailed() bool {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	return e.err != nil
-}
-
-// stopListening leaves the origin alone; a dial goes on.
-func (e *earlyDial) stopListening() {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	e.quiet = true
-	if e.o != nil {
-		e.o.s.interrupt()
-	}
-}
-
-// take waits for the dial and hands the connection over, once.
-func (e *earlyDial) take() (*origin, error) {
-	e.stopListening()
-	<-e.done
-	e.cancel()
-	if e.taken || e.err != nil {
-		return nil, e.err
-	}
-	e.taken = true
-	e.o.s.resume()
-	return e.o, nil
-}
-
-// close ends a connection that nobody took.
-func (e *earlyDial) close(c *client) {
-	e.cancel()
-	if o, _ := e.take(); o != nil {
-		c.detach(o)
-		o.s.nc.Close()
-	}
 }

@@ -1,10 +1,12 @@
 package mitm
 
 import (
+	"context"
 	"crypto/tls"
 	"errors"
 	"io"
 	"net"
+	"os"
 	"sync"
 	"syscall"
 	"time"
@@ -326,4 +328,11 @@ func (s *stream) reset() {
 func (s *stream) drop() {
 	s.r = s.w
 	s.release()
+}
+
+// isTimeout says whether err is that of a deadline, of a connection or of a context.
+func isTimeout(err error) bool {
+	var timeout interface{ Timeout() bool }
+	return errors.As(err, &timeout) && timeout.Timeout() || errors.Is(err, os.ErrDeadlineExceeded) ||
+		errors.Is(err, context.DeadlineExceeded)
 }

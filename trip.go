@@ -26,8 +26,12 @@ const (
 // goroutine that runs it writes the request and reads the response; content that is
 // not at hand with the head is sent by a second one, so that an early answer is seen.
 type trip struct {
-	client *client
-	route  *route
+	client   *stream // whose request it is
+	origins  *origins
+	watch    *watch
+	limits   *limits
+	panicked func(op string, v any) error
+	route    *route
 
 	method  string
 	request sender // request.out holds the head and what content goes with it
@@ -44,8 +48,9 @@ type trip struct {
 	uploaded   chan error // the result of the upload; nil: no goroutine was needed
 	uploadErr  error      // of the source, not of the origin
 	ctx        context.Context
-	unhook     func() bool // stops watching ctx
-	sentBefore bool        // the upload was complete when the origin ran out of time before
+	clientDone <-chan struct{} // of the client connection, which cuts by itself
+	unhook     func() bool     // stops watching ctx
+	sentBefore bool            // the upload was complete when the origin ran out of time before
 
 	head    head
 	status  statusLine
@@ -95,14 +100,13 @@ func (t *trip) acquire(ctx context.Context) (err error) {
 		t.o = o
 		return nil
 	}
-	if o := t.client.p.pool.get(t.route.key); o != nil {
-		t.o = o
-		return t.client.attach(o)
+	if t.o, err = t.origins.idle(t.route.key); t.o != nil {
+		return err
 	}
 	if t.earlyErr != nil {
 		return t.earlyErr
 	}
-	t.o, err = t.client.dial(ctx, t.route)
+	t.o, err = t.origins.dial(ctx, t.route.key)
 	return err
 }
 
@@ -112,7 +116,7 @@ func (t *trip) reserved() *origin {
 	var o *origin
 	if r.bound != nil {
 		o, r.bound = r.bound, nil
-		if t.client.attach(o) != nil {
+		if t.origins.attach(o) != nil {
 			return nil
 		}
 	} else if r.early != nil {
@@ -120,8 +124,7 @@ func (t *trip) reserved() *origin {
 		r.early = nil
 	}
 	if o != nil && o.s.pending() { // closed meanwhile, or not HTTP after all
-		t.client.detach(o)
-		o.s.nc.Close()
+		t.origins.close(o)
 		return nil
 	}
 	return o
@@ -130,7 +133,7 @@ func (t *trip) reserved() *origin {
 // attempt sends the request on t.o and reads the head of the response.
 func (t *trip) attempt() error {
 	t.request.dst = t.o.s
-	if t.ctx.Done() != t.client.ctx.Done() { // a hook gave the request a context of its own
+	if t.ctx.Done() != t.clientDone { // a hook gave the request a context of its own
 		t.unhook = context.AfterFunc(t.ctx, t.o.s.reset)
 	}
 	sendErr := t.request.flush()
@@ -171,13 +174,17 @@ func (t *trip) upload() {
 // watchClient goes on reading from the client when all its content was read.
 func (t *trip) watchClient() {
 	if t.content != nil && t.content.ended() {
-		t.client.watch.look()
+		t.watch.look()
 	}
 }
 
 // sendContent survives the panic of a reader that a hook put in.
 func (t *trip) sendContent() (err error) {
-	defer t.client.recovered("hook", &err)
+	defer func() {
+		if v := recover(); v != nil {
+			err = t.panicked("hook", v)
+		}
+	}()
 	return t.request.send(t.source)
 }
 
@@ -196,7 +203,7 @@ func (t *trip) mayWait() bool {
 // readResponse reads heads up to the final one and passes interim ones on.
 func (t *trip) readResponse() error {
 	for range maxInterim {
-		t.o.s.readWithin(t.client.p.responseTimeout())
+		t.o.s.readWithin(t.limits.responseTime)
 		if err := t.readHead(); err != nil {
 			return err
 		}
@@ -204,7 +211,7 @@ func (t *trip) readResponse() error {
 			return errUpgrade
 		}
 		if t.status.code/100 != 1 || t.status.code == 101 {
-			t.body.start(t.o.s, t.control.framing, t.client.p.contentTimeout(), t.client.p.headLimits())
+			t.body.start(t.o.s, t.control.framing, t.limits.contentTime, t.limits.head)
 			return nil
 		}
 		if t.interim != nil {
@@ -218,10 +225,10 @@ func (t *trip) readResponse() error {
 
 // readHead reads and understands one response head.
 func (t *trip) readHead() error {
-	limits := t.client.p.headLimits()
+	limits := t.limits.head
 	b, err := t.o.s.readHead(limits.bytes)
 	for isTimeout(err) && t.mayWait() {
-		t.o.s.readWithin(t.client.p.responseTimeout())
+		t.o.s.readWithin(t.limits.responseTime)
 		b, err = t.o.s.readHead(limits.bytes)
 	}
 	t.received = t.received || err == nil || len(t.o.s.buffered()) > 0
@@ -253,7 +260,7 @@ func (t *trip) join() bool {
 	err := <-t.uploaded
 	t.uploaded = nil
 	t.o.s.calm()
-	t.client.s.resume()
+	t.client.resume()
 	return err == nil
 }
 
@@ -269,7 +276,7 @@ func (t *trip) abandon() {
 	}
 	t.join()
 	t.unwatch()
-	t.client.detach(t.o)
+	t.origins.detach(t.o)
 	t.o.s.drop()
 	t.o = nil
 }
@@ -304,7 +311,7 @@ func (t *trip) finish() (sent bool) {
 func (t *trip) keep() {
 	o := t.o
 	t.o = nil
-	t.client.detach(o)
+	t.origins.detach(o)
 	o.s.release()
 	o.bound = o.bound || t.bound || t.control.connectionBound
 	switch {
@@ -315,7 +322,7 @@ func (t *trip) keep() {
 		o.reused, t.route.bound = true, o
 		return
 	}
-	t.client.p.pool.put(o)
+	t.origins.pool.put(o)
 }
 
 // takeOrigin hands the connection over to a relay after a 101.

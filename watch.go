@@ -9,7 +9,8 @@ const slowAfter = 100 * time.Millisecond
 // it runs only while nobody else reads from the client. An end counts as leaving: a
 // client that wants its response keeps its sending side open (as net/http has it too).
 type watch struct {
-	c     *client
+	s     *stream // the client
+	gone  func()  // ends all that is done for the client
 	timer *time.Timer
 	ended chan struct{} // a token for every run that the timer began
 }
@@ -29,9 +30,9 @@ func (w *watch) disarm() {
 	if w.timer.Stop() {
 		return
 	}
-	w.c.s.interrupt()
+	w.s.interrupt()
 	<-w.ended
-	w.c.s.resume()
+	w.s.resume()
 }
 
 func (w *watch) run() {
@@ -42,14 +43,14 @@ func (w *watch) run() {
 // look returns when it is interrupted, when the buffer is full, or when the client is
 // gone, which ends all that is done for it.
 func (w *watch) look() {
-	w.c.s.readWithin(0)
+	w.s.readWithin(0)
 	for {
-		err := w.c.s.fill(bufferSize)
+		err := w.s.fill(bufferSize)
 		switch {
 		case err == nil:
 			continue
 		case err != errFull && !isTimeout(err):
-			w.c.leave()
+			w.gone()
 		}
 		return
 	}

@@ -1,0 +1,72 @@
+package mitm
+
+import (
+	"io"
+	"net/http"
+)
+
+// This file finds out what content a message has after the hooks.
+
+// requestContent finds out what content req has now and how it is framed.
+func (h *hookedExchange) requestContent(req *http.Request) (framing, *readerSource, error) {
+	if req.Body == nil || req.Body == http.NoBody {
+		return noRequestContent(req.Method, h.control.framing), nil, nil
+	}
+	s := &readerSource{r: req.Body}
+	if req.Trailer != nil {
+		s.trailer = func() []field { return mergeTrailers(req.Trailer, h.body.trailers) }
+	}
+	if req.Body == io.ReadCloser(&h.body) {
+		if req.Trailer == nil {
+			s.direct = &h.body.body
+		}
+		return h.control.framing, s, nil
+	}
+	f, err := s.measure(req.ContentLength, h.control.framing.contentLength())
+	return f, s, err
+}
+
+// noRequestContent: a method that usually has content says that there is none (RFC
+// 9110, section 8.6).
+func noRequestContent(method string, old framing) framing {
+	usual := method == http.MethodPost || method == http.MethodPut || method == http.MethodPatch
+	if usual || old.kind == knownLength && old.length == 0 {
+		return framing{kind: knownLength}
+	}
+	return framing{}
+}
+
+// responseContent finds out what content res has now and how it is framed for a client
+// that asked by method.
+func (h *hookedExchange) responseContent(res *http.Response, method string) (framing, *readerSource, error) {
+	t := h.last
+	if hasNoContent(res.StatusCode, method) {
+		return framing{}, &readerSource{}, nil
+	}
+	if res.Body == http.NoBody {
+		return framing{kind: knownLength}, &readerSource{}, nil
+	}
+	s := &readerSource{r: res.Body}
+	if res.Trailer != nil {
+		s.trailer = func() []field { return mergeTrailers(res.Trailer, h.rawTrailers()) }
+	}
+	if own, ok := res.Body.(*hookedTrip); ok {
+		if res.Trailer == nil {
+			s.direct, s.r = &own.body, nil
+		}
+		return own.control.framing, s, nil
+	}
+	old := int64(-1)
+	if t != nil {
+		old = t.control.framing.contentLength()
+	}
+	f, err := s.measure(res.ContentLength, old)
+	return f, s, err
+}
+
+func (h *hookedExchange) rawTrailers() []field {
+	if h.last == nil {
+		return nil
+	}
+	return h.last.body.trailers
+}

@@ -1,0 +1,101 @@
+package mitm
+
+import (
+	"net/http"
+	"net/url"
+	"strings"
+)
+
+// This file turns messages as they came into the types of net/http that hooks see.
+
+// newRequest builds the request that hooks see.
+func (h *hookedExchange) newRequest(x *exchange) *http.Request {
+	r := http.Request{
+		Method:     methodString(x.line.method),
+		URL:        &h.url,
+		Proto:      [...]string{"HTTP/1.0", "HTTP/1.1"}[h.minor],
+		ProtoMajor: 1, ProtoMinor: h.minor,
+		Header: h.raw.header(&h.control),
+		Host:   h.host(x),
+		Body:   http.NoBody,
+	}
+	h.setURL(x)
+	if a := x.client.s.nc.RemoteAddr(); a != nil {
+		r.RemoteAddr = a.String()
+	}
+	switch h.control.kind {
+	case knownLength:
+		r.ContentLength = h.control.length
+	case chunked:
+		r.ContentLength, r.TransferEncoding = -1, []string{"chunked"}
+	}
+	if !h.control.framing.empty() {
+		r.Body = &h.body
+		r.Trailer = announced(r.Header)
+	}
+	return r.WithContext(withFlow(x.client.ctx, h.flow))
+}
+
+// host is the Host field as it will be sent if no hook changes it.
+func (h *hookedExchange) host(x *exchange) string {
+	switch {
+	case x.route.host != "":
+		return x.route.host
+	case x.line.form == absoluteForm:
+		return string(x.line.appendAuthority(nil))
+	}
+	return string(x.control.host)
+}
+
+// setURL makes the URL of where the request goes. A target that no URL can hold as it
+// is, such as one with a broken escape, is shown as its plain bytes.
+func (h *hookedExchange) setURL(x *exchange) {
+	path := string(x.target())
+	if u, err := url.ParseRequestURI(path); err == nil && path != "*" && !strings.HasPrefix(path, "//") {
+		h.url = *u
+	} else {
+		h.url.Path, h.url.RawQuery, h.url.ForceQuery = path, "", false
+		if before, query, ok := strings.Cut(path, "?"); ok {
+			h.url.Path, h.url.RawQuery, h.url.ForceQuery = before, query, query == ""
+		}
+	}
+	h.url.Scheme, h.url.Host = "http", withoutPort(x.route.key.addr, "80")
+	if x.route.key.tls {
+		h.url.Scheme, h.url.Host = "https", withoutPort(x.route.key.addr, "443")
+	}
+	h.sent, h.target = h.url, path
+}
+
+// response builds the response that hooks see.
+func (t *hookedTrip) response(req *http.Request) *http.Response {
+	t.raw = copyHead(&t.head)
+	res := &http.Response{
+		Status:     strings.TrimSpace(t.raw.text[len("HTTP/1.x "):len(t.head.start)]),
+		StatusCode: t.status.code,
+		Proto:      [...]string{"HTTP/1.0", "HTTP/1.1"}[t.status.minor],
+		ProtoMajor: 1, ProtoMinor: t.status.minor,
+		Header:        t.raw.header(&t.control),
+		ContentLength: t.control.framing.contentLength(),
+		Request:       req,
+		Body:          t,
+	}
+	t.res = res
+	if t.control.kind == chunked {
+		res.TransferEncoding = []string{"chunked"}
+		res.Trailer = announced(res.Header)
+	}
+	if t.control.kind == noContent && t.control.hasLength {
+		res.ContentLength = t.control.length
+	}
+	t.h.mu.Lock()
+	t.h.flow.ResponseFields = t.raw.names()
+	t.h.mu.Unlock()
+	switch {
+	case t.status.code == http.StatusSwitchingProtocols:
+		res.Body = upgraded{t}
+	case t.control.framing.empty():
+		t.Close()
+		res.Body = http.NoBody
+	}
+	return res
+}

@@ -1,0 +1,72 @@
+package mitm
+
+import (
+	"context"
+	"slices"
+	"sync"
+)
+
+// origins are the origin connections that are in use for one client connection, so that
+// they can be cut with it.
+type origins struct {
+	pool   *pool
+	dialer *dialer
+
+	mu    sync.Mutex
+	inUse []*origin
+	ended error // why the client connection is over
+}
+
+// dial opens a connection that ends with the client.
+func (os *origins) dial(ctx context.Context, key originKey) (*origin, error) {
+	o, err := os.dialer.open(ctx, key)
+	if err != nil {
+		return nil, err
+	}
+	return o, os.attach(o)
+}
+
+// idle returns a kept connection, or nil.
+func (os *origins) idle(key originKey) (*origin, error) {
+	o := os.pool.get(key)
+	if o == nil {
+		return nil, nil
+	}
+	return o, os.attach(o)
+}
+
+// attach makes o end with the client; if that is over already, o is closed.
+func (os *origins) attach(o *origin) error {
+	os.mu.Lock()
+	defer os.mu.Unlock()
+	if os.ended != nil {
+		o.s.nc.Close()
+		return os.ended
+	}
+	os.inUse = append(os.inUse, o)
+	return nil
+}
+
+func (os *origins) detach(o *origin) {
+	os.mu.Lock()
+	defer os.mu.Unlock()
+	if i := slices.Index(os.inUse, o); i >= 0 {
+		os.inUse = slices.Delete(os.inUse, i, i+1)
+	}
+}
+
+// close gives o up.
+func (os *origins) close(o *origin) {
+	os.detach(o)
+	o.s.nc.Close()
+}
+
+// cut resets all that is in use and refuses more.
+func (os *origins) cut(cause error) {
+	os.mu.Lock()
+	defer os.mu.Unlock()
+	os.ended = cause
+	for _, o := range os.inUse {
+		o.s.reset()
+	}
+}
