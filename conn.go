@@ -28,6 +28,7 @@ type client struct {
 	fixed  *route // the connection's own destination; nil: each request names one
 	routes routes
 	watch  watch
+	remote string // see remoteAddr
 	host   []byte // scratch for a Host field
 
 	origins origins
@@ -103,6 +104,14 @@ func (c *client) recovered(op string, err *error) {
 func (c *client) panicked(op string, v any) error {
 	c.p.logger().Error("mitm: panic in "+op, "panic", v, "stack", string(debug.Stack()))
 	return &OpError{Op: op, Err: fmt.Errorf("panic: %v", v)}
+}
+
+// remoteAddr returns the client's address, made into text once.
+func (c *client) remoteAddr() string {
+	if a := c.s.nc.RemoteAddr(); c.remote == "" && a != nil {
+		c.remote = a.String()
+	}
+	return c.remote
 }
 
 // cut ends everything that is done for the client. What was under way ends in a reset,

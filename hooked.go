@@ -106,6 +106,9 @@ func (h *hookedExchange) stopInterim() {
 	h.answered = true
 }
 
+// panicked implements tripOwner.
+func (h *hookedExchange) panicked(v any) error { return h.client.panicked("hook", v) }
+
 // interim passes a 1xx response of t on.
 func (h *hookedExchange) interim(t *trip) error {
 	h.mu.Lock()

@@ -112,7 +112,7 @@ func (c *client) awaitRequest(first bool) bool {
 			}
 		}
 	}
-	return false
+	return true // one more is refused as a request line
 }
 
 func (c *client) awaitByte() bool {
@@ -195,7 +195,7 @@ func (x *exchange) readHead() ([]byte, error) {
 	for scanned, checked := 0, false; ; {
 		have := s.buffered()
 		lf := bytes.IndexByte(have, '\n')
-		if lf > x.client.p.limits.requestLine || lf < 0 && len(have) > x.client.p.limits.requestLine {
+		if lineTooLong(have, lf, x.client.p.limits.requestLine) {
 			return nil, errLineTooLong
 		}
 		if n := headEnd(have, scanned); n > 0 && n <= limits.bytes {
@@ -218,6 +218,14 @@ func (x *exchange) readHead() ([]byte, error) {
 			return nil, err
 		}
 	}
+}
+
+// lineTooLong leaves the line end out of the count; lf is where it is, if it is there.
+func lineTooLong(have []byte, lf, limit int) bool {
+	if lf < 0 {
+		return len(have) > limit+len("\r")
+	}
+	return len(bytes.TrimSuffix(have[:lf], []byte{'\r'})) > limit
 }
 
 // describe tells the flow what the request is.
@@ -257,7 +265,7 @@ func (x *exchange) forward() {
 	w := x.requestRewrite()
 	t.request.out = w.appendTo(t.request.out)
 	t.upgrade, t.bound = w.upgrades(), x.control.connectionBound
-	t.interim = x.interim
+	t.owner = x
 	all, err := t.request.collect(x.body)
 	if err != nil {
 		x.refuse(requestStatus(err), &OpError{Op: "read request", Err: err})
@@ -280,17 +288,20 @@ func (x *exchange) forward() {
 	x.passResponse()
 }
 
+// panicked implements tripOwner.
+func (x *exchange) panicked(v any) error { return x.client.panicked("hook", v) }
+
 // startTrip gives t what it needs of the client.
 func (c *client) startTrip(t *trip, r *route, method string) {
 	t.client, t.origins, t.watch, t.limits = c.s, &c.origins, &c.watch, &c.p.limits
-	t.panicked, t.clientDone = c.panicked, c.ctx.Done()
+	t.clientDone = c.ctx.Done()
 	t.route, t.method = r, method
 }
 
 // target is the request target for the origin: origin-form (RFC 9112, section 3.2.1).
 func (x *exchange) target() []byte {
-	if x.line.form == originForm {
-		return x.line.target
+	if path := x.line.path; len(path) > 0 && path[0] == '/' {
+		return path
 	}
 	return x.line.appendOriginForm(nil)
 }
@@ -373,19 +384,31 @@ func (x *exchange) passResponse() {
 
 // conclude decides what becomes of the client connection after a response.
 func (x *exchange) conclude(err error, addr string, closing, sent bool) {
-	var sending *sendError
 	switch {
-	case errors.As(err, &sending):
-		x.err = &OpError{Op: "send response", Err: x.cause(err)}
-		x.client.s.reset()
 	case err != nil:
-		x.err = &OpError{Op: "read response", Addr: addr, Err: x.cause(err)}
-		x.cutShort()
+		x.breakOff(err, addr)
 	case closing || !sent:
 		x.linger()
 	default:
 		x.keep = true
 	}
+}
+
+// breakOff ends the connection in the middle of a response, so that it shows: a length
+// or a last chunk is missing, or else the connection is reset.
+func (x *exchange) breakOff(err error, addr string) {
+	var sending *sendError
+	if errors.As(err, &sending) {
+		x.err = &OpError{Op: "send response", Err: x.cause(err)}
+		x.client.s.reset()
+		return
+	}
+	x.err = &OpError{Op: "read response", Addr: addr, Err: x.cause(err)}
+	if x.reply.framing.kind == closeFramed {
+		x.client.s.reset()
+		return
+	}
+	x.linger()
 }
 
 // cause prefers the reason why the connection was ended to what the end looked like.
@@ -394,16 +417,6 @@ func (x *exchange) cause(err error) error {
 		return err
 	}
 	return context.Cause(x.client.ctx)
-}
-
-// cutShort ends a connection in the middle of a response, so that it shows: a length or
-// a last chunk is missing, or else the connection is reset.
-func (x *exchange) cutShort() {
-	if x.reply.framing.kind == closeFramed {
-		x.client.s.reset()
-		return
-	}
-	x.linger()
 }
 
 // linger closes after an answer whose request may not have been read to its end:
@@ -459,6 +472,9 @@ func (x *exchange) answer(status int, text string, closing bool) (keep bool) {
 		x.flow.Status = status
 	}
 	closing = closing || x.client.p.closing.Load()
+	if status == http.StatusForbidden {
+		text = ErrRejected.Error() // why is in Flow.Err, not for the client
+	}
 	text += "\n"
 	x.reply.start(x.client.s, framing{}, x.client.p.limits.contentTime)
 	b := appendStatusLine(x.reply.out, status, http.StatusText(status))

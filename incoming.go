@@ -20,9 +20,7 @@ func (h *hookedExchange) newRequest(x *exchange) *http.Request {
 		Body:   http.NoBody,
 	}
 	h.setURL(x)
-	if a := x.client.s.nc.RemoteAddr(); a != nil {
-		r.RemoteAddr = a.String()
-	}
+	r.RemoteAddr = x.client.remoteAddr()
 	switch h.control.kind {
 	case knownLength:
 		r.ContentLength = h.control.length

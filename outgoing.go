@@ -29,7 +29,7 @@ func (t *hookedTrip) prepare(req *http.Request) error {
 		return err
 	}
 	h.client.startTrip(&t.trip, h.routeOf(req.URL), req.Method)
-	t.interim = h.interim
+	t.owner = h
 	t.upgrade, t.bound = w.upgrades(), w.control.connectionBound
 	w.framing = f
 	t.request.start(nil, f, h.client.p.limits.contentTime)

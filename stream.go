@@ -47,7 +47,7 @@ type stream struct {
 	readable func(fd uintptr) bool
 	probe    func(fd uintptr)
 	err      error // result of readable and probe
-	peeked   [1]byte
+	polled   polled
 
 	readBy, writeBy time.Time // deadlines in force, each owned by who reads or writes
 
@@ -62,7 +62,7 @@ func newStream(nc net.Conn) *stream {
 	if t, ok := nc.(*tls.Conn); ok {
 		s.low = rawConn(t.NetConn())
 	}
-	s.readable, s.probe = s.readReady, s.peekSocket
+	s.readable, s.probe = s.readReady, s.pollSocket
 	return s
 }
 
@@ -332,6 +332,9 @@ func (s *stream) drop() {
 
 // isTimeout says whether err is that of a deadline, of a connection or of a context.
 func isTimeout(err error) bool {
+	if err == nil {
+		return false
+	}
 	var timeout interface{ Timeout() bool }
 	return errors.As(err, &timeout) && timeout.Timeout() || errors.Is(err, os.ErrDeadlineExceeded) ||
 		errors.Is(err, context.DeadlineExceeded)

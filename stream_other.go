@@ -11,4 +11,6 @@ var errWouldBlock = errors.ErrUnsupported
 
 func readSocket(uintptr, []byte) (int, error) { return 0, errors.ErrUnsupported }
 
-func (s *stream) peekSocket(uintptr) { s.err = errWouldBlock }
+type polled struct{}
+
+func (s *stream) pollSocket(uintptr) { s.err = errWouldBlock }

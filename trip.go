@@ -30,7 +30,7 @@ type trip struct {
 	origins  *origins
 	watch    *watch
 	limits   *limits
-	panicked func(op string, v any) error
+	owner    tripOwner
 	route    *route
 
 	method  string
@@ -40,7 +40,6 @@ type trip struct {
 	stop    func() // makes a waiting source return
 	upgrade bool   // the request asks for an upgrade
 	bound   bool   // the request carries credentials that bind its connection
-	interim func(*trip) error
 
 	o          *origin
 	earlyErr   error      // of a dial that began before the request
@@ -56,6 +55,14 @@ type trip struct {
 	status  statusLine
 	control control
 	body    body
+}
+
+// tripOwner is the exchange that a trip is made for.
+type tripOwner interface {
+	// interim passes a 1xx response on to the client.
+	interim(*trip) error
+	// panicked makes an error of what a reader of a hook panicked with.
+	panicked(v any) error
 }
 
 // run sends the request and returns when the head of the final response is there. A
@@ -182,7 +189,7 @@ func (t *trip) watchClient() {
 func (t *trip) sendContent() (err error) {
 	defer func() {
 		if v := recover(); v != nil {
-			err = t.panicked("hook", v)
+			err = t.owner.panicked(v)
 		}
 	}()
 	return t.request.send(t.source)
@@ -214,10 +221,8 @@ func (t *trip) readResponse() error {
 			t.body.start(t.o.s, t.control.framing, t.limits.contentTime, t.limits.head)
 			return nil
 		}
-		if t.interim != nil {
-			if err := t.interim(t); err != nil {
-				return err
-			}
+		if err := t.owner.interim(t); err != nil {
+			return err
 		}
 	}
 	return errInterim
