@@ -19,6 +19,7 @@ var (
 
 const (
 	maxChunkLine  = 4 << 10  // a chunk size and its extensions
+	freeChunkLine = 16       // room for a padded size, which is no waste
 	maxChunkWaste = 16 << 10 // extensions that exceed the content so far
 )
 
@@ -39,6 +40,7 @@ type body struct {
 	framing
 	idle  time.Duration // how long a read may take
 	limit headLimits    // of the trailer section
+	names []byte        // fields that must not go on, see control
 
 	left     int64  // of the content, or of the chunk being read
 	rest     []byte // what Read has not delivered yet
@@ -54,13 +56,16 @@ type body struct {
 // headLimits bounds a head or a trailer section.
 type headLimits struct{ bytes, fields int }
 
-// start makes b read a message with framing f from src.
-func (b *body) start(src *stream, f framing, idle time.Duration, limit headLimits) {
-	*b = body{src: src, framing: f, idle: idle, limit: limit, trailers: b.trailers[:0], lines: b.lines[:0]}
-	if f.kind == knownLength {
-		b.left = f.length
+// start makes b read the content of a message with c from src.
+func (b *body) start(src *stream, c *control, idle time.Duration, limit headLimits) {
+	*b = body{
+		src: src, framing: c.framing, names: c.names, idle: idle, limit: limit,
+		trailers: b.trailers[:0], lines: b.lines[:0],
 	}
-	if f.empty() {
+	if b.kind == knownLength {
+		b.left = b.length
+	}
+	if b.empty() {
 		b.err = io.EOF
 	}
 }
@@ -71,6 +76,9 @@ func (b *body) trailerFields() []field {
 	}
 	return b.trailers
 }
+
+// failed says whether the content can't be read to its end.
+func (b *body) failed() bool { return b.err != nil && b.err != io.EOF }
 
 // ended says whether the content was read to its proper end.
 func (b *body) ended() bool { return b.err == io.EOF && len(b.rest) == 0 }
@@ -83,7 +91,7 @@ func (b *body) ready() bool {
 	if b.kind != chunked || b.left > 0 {
 		return len(have) > 0
 	}
-	// A whole chunk line with a byte behind it: the next piece, or the last chunk.
+	// A whole chunk line with a byte behind it, or the last chunk and all trailers.
 	skip := 0
 	if b.inChunks {
 		skip = len("\r\n")
@@ -91,8 +99,11 @@ func (b *body) ready() bool {
 	if len(have) <= skip {
 		return false
 	}
-	lf := bytes.IndexByte(have[skip:], '\n')
-	return lf >= 0 && skip+lf+1 < len(have)
+	if have = have[skip:]; have[0] == '0' {
+		return bytes.Contains(have, []byte("\r\n\r\n"))
+	}
+	lf := bytes.IndexByte(have, '\n')
+	return lf >= 0 && lf+1 < len(have)
 }
 
 // next implements source.
@@ -170,7 +181,7 @@ func (b *body) nextChunk() error {
 	if b.left, err = parseChunkSize(line); err != nil {
 		return err
 	}
-	if b.waste += int64(len(line)); b.waste > maxChunkWaste {
+	if b.waste += int64(max(0, len(line)-freeChunkLine)); b.waste > maxChunkWaste {
 		return errChunkWaste
 	}
 	if b.left == 0 {
@@ -253,8 +264,21 @@ func (b *body) readTrailers() error {
 		if err != nil {
 			return err
 		}
-		if allowedInTrailer(&f) {
+		if allowedInTrailer(&f) && !named(b.names, &f) {
 			b.trailers = append(b.trailers, f)
+		}
+	}
+}
+
+// drain reads the rest of the content if that is little.
+func (b *body) drain() {
+	const most = 256 << 10
+	for start := b.count; b.count-start < most; {
+		if b.kind == knownLength && b.left > most {
+			return
+		}
+		if _, err := b.next(); err != nil {
+			return
 		}
 	}
 }

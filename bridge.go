@@ -16,7 +16,7 @@ import (
 // Errors of messages that hooks changed.
 var (
 	errHookMethod = errors.New("method is not a token, or CONNECT")
-	errHookTarget = errors.New("URL has no host, or a byte that a request target can't have")
+	errHookTarget = errors.New("URL is not one of http or https, or holds what a request target can't")
 	errHookField  = errors.New("field name or value that can't be sent")
 	errHookStatus = errors.New("status code that can't be sent")
 )
@@ -74,7 +74,7 @@ func (r *rawHead) header(c *control) http.Header {
 	values := make([]string, len(r.fields))
 	for i := range r.fields {
 		f := &r.fields[i]
-		if hidden(f, c) || c.names && named(r.fields, f) {
+		if hidden(f, c) || named(c.names, f) {
 			continue
 		}
 		key := textproto.CanonicalMIMEHeaderKey(r.str(f.name))
@@ -107,25 +107,29 @@ func hidden(f *field, c *control) bool {
 // merge puts header into the order and the spelling of names. A value that did not change
 // keeps the line that it came in. What names lacks comes last, sorted.
 func merge(header http.Header, names []string, raw []field) ([]field, error) {
-	fields := make([]field, 0, len(header)+4)
-	taken := make(map[string]int, len(header))
+	fields := make([]field, 0, max(len(names), len(header))+2)
+	taken := make([]string, 0, len(names)) // a key for every value that was taken
 	for i, name := range names {
 		var old *field
 		if i < len(raw) && string(raw[i].name) == name {
 			old = &raw[i]
 		}
-		if kind := kindOf([]byte(name)); kind == hostField || isFraming(kind) {
-			if old != nil || kind == hostField {
-				fields = append(fields, placeholder(name, kind, old))
+		kind := kindOf([]byte(name))
+		if kind == hostField || isFraming(kind) {
+			if f, ok := placeholder(name, kind, old, raw); ok {
+				fields = append(fields, f)
 			}
 			continue
 		}
 		key := textproto.CanonicalMIMEHeaderKey(name)
-		values, n := header[key], taken[key]
+		values, n := header[key], count(taken, key)
 		if n == len(values) {
+			if kind == connectionField { // a place for what we say there
+				fields = append(fields, field{name: []byte(name), kind: connectionField})
+			}
 			continue
 		}
-		taken[key] = n + 1
+		taken = append(taken, key)
 		if old != nil && string(old.value) == values[n] {
 			fields = append(fields, *old)
 			continue
@@ -139,28 +143,44 @@ func merge(header http.Header, names []string, raw []field) ([]field, error) {
 	return appendRest(fields, header, taken)
 }
 
+func count(keys []string, key string) (n int) {
+	for _, k := range keys {
+		if k == key {
+			n++
+		}
+	}
+	return n
+}
+
 func isFraming(kind fieldKind) bool {
 	return kind == contentLengthField || kind == transferEncodingField
 }
 
-// placeholder keeps the place of a field whose value is not the header's to give.
-func placeholder(name string, kind fieldKind, old *field) field {
+// placeholder keeps the place of a field whose value is not the header's to give: old, or
+// the one of its kind that a hook moved or spelled anew.
+func placeholder(name string, kind fieldKind, old *field, raw []field) (f field, ok bool) {
 	if old != nil {
-		return *old
+		return *old, true
 	}
-	return field{name: []byte(name), kind: kind}
+	i := slices.IndexFunc(raw, func(f field) bool { return f.kind == kind })
+	if i < 0 {
+		return field{}, false
+	}
+	f, err := newField(name, string(raw[i].value))
+	return f, err == nil
 }
 
-func appendRest(fields []field, header http.Header, taken map[string]int) ([]field, error) {
+// appendRest appends the values that were not taken.
+func appendRest(fields []field, header http.Header, taken []string) ([]field, error) {
 	var rest []string
 	for key, values := range header {
-		if taken[key] < len(values) && !isFraming(kindOf([]byte(key))) {
+		if count(taken, key) < len(values) && !isFraming(kindOf([]byte(key))) {
 			rest = append(rest, key)
 		}
 	}
 	slices.Sort(rest)
 	for _, key := range rest {
-		for _, value := range header[key][taken[key]:] {
+		for _, value := range header[key][count(taken, key):] {
 			f, err := newField(key, value)
 			if err != nil {
 				return nil, err

@@ -25,11 +25,15 @@ type client struct {
 	state  atomic.Int32
 	isCut  chan struct{} // closed when cut is through
 
-	fixed  *route // the connection's own destination; nil: each request names one
-	routes routes
-	watch  watch
-	remote string // see remoteAddr
-	host   []byte // scratch for a Host field
+	fixed    *route // the connection's own destination; nil: each request names one
+	routes   routes
+	watch    watch
+	remote   string   // see remoteAddr
+	listener net.Addr // where it was accepted; nil: not by Serve
+	host     []byte   // scratch for a Host field
+
+	// authenticate sees the credentials of requests that name a destination; nil: nobody does.
+	authenticate func(ctx context.Context, credentials string) error
 
 	origins origins
 }
@@ -64,8 +68,11 @@ func (c *client) serve() {
 		}
 		c.cancel(nil)
 		c.routes.close()
+		if c.fixed != nil {
+			c.fixed.closeBound()
+		}
 		c.s.drop()
-		c.s.nc.Close()
+		c.s.close()
 	}()
 	d, err := c.destination()
 	switch {
@@ -73,6 +80,7 @@ func (c *client) serve() {
 		c.p.logger().Debug("mitm: mode", "client", c.s.nc.RemoteAddr(), "err", err)
 		c.s.reset()
 	case d.Addr == "":
+		c.authenticate = d.authenticate
 		c.serveHTTP1()
 	default:
 		c.serveDestination(d)
@@ -86,12 +94,29 @@ func (c *client) forget() {
 	c.p.active.Done()
 }
 
-// destination asks the mode, which has as long as a client's first request may take.
+// destination asks the mode, which has as long as a client's first request may take. Until
+// it knows, nothing is lost if the connection is closed.
 func (c *client) destination() (d Destination, err error) {
 	defer c.recovered("mode", &err)
 	c.s.readWithin(c.p.limits.headTime)
-	return c.p.mode().Destination(c.ctx, &Conn{s: c.s})
+	if !c.rest() {
+		return d, net.ErrClosed
+	}
+	d, err = c.p.mode().Destination(c.ctx, &Conn{s: c.s, listener: c.listener})
+	if !c.wake() {
+		err = net.ErrClosed
+	}
+	return d, err
 }
+
+// rest makes the connection idle, in which state a Shutdown may close it; it returns false
+// if that is the case already. wake makes it active again, unless it was closed meanwhile.
+func (c *client) rest() bool {
+	c.state.Store(clientIdle)
+	return !c.p.closing.Load() || !c.state.CompareAndSwap(clientIdle, clientClosed)
+}
+
+func (c *client) wake() bool { return c.state.CompareAndSwap(clientIdle, clientActive) }
 
 // recovered turns a panic of the embedder's code into an error and a log record. It is
 // to be deferred.
@@ -119,7 +144,7 @@ func (c *client) remoteAddr() string {
 func (c *client) cut() {
 	defer close(c.isCut)
 	if c.state.Swap(clientClosed) == clientIdle {
-		c.s.nc.Close()
+		c.s.close()
 	} else {
 		c.s.reset()
 	}
@@ -132,17 +157,17 @@ func (c *client) leave() { c.cancel(ErrClientGone) }
 // closeIfIdle closes the connection if it waits for a request.
 func (c *client) closeIfIdle() {
 	if c.state.CompareAndSwap(clientIdle, clientClosed) {
-		c.s.nc.Close()
+		c.s.close()
 	}
 }
 
-// decide asks the ConnHooks about a destination.
-func (c *client) decide(flow *Flow, d Destination, proto Protocol) *route {
-	r := &route{conn: &Conn{Destination: d, Protocol: proto, s: c.s}}
+// decide asks the ConnHooks about the destination of conn, which they may change.
+func (c *client) decide(flow *Flow, conn *Conn) *route {
+	r := &route{conn: conn}
 	if flow != nil {
-		flow.Conn = r.conn
+		flow.Conn = conn
 	}
-	r.action, r.err = c.askHooks(flow, r.conn)
+	r.action, r.err = c.askHooks(flow, conn)
 	if r.err != nil {
 		r.action = Reject
 	}
@@ -151,11 +176,11 @@ func (c *client) decide(flow *Flow, d Destination, proto Protocol) *route {
 		if r.err != nil {
 			err = fmt.Errorf("%w: %w", ErrRejected, r.err)
 		}
-		r.err = &OpError{Op: "hook", Addr: r.conn.Destination.Addr, Err: err}
+		r.err = &OpError{Op: "hook", Addr: conn.Destination.Addr, Err: err}
 	}
-	d = r.conn.Destination
+	d := conn.Destination
 	r.host = d.Host
-	r.key = originKey{addr: d.Addr, tls: d.TLS}
+	r.key = originKey{addr: d.Addr, tls: d.TLS, options: socketOptions{d.Source, d.Mark}}
 	if d.TLS {
 		r.key.serverName = serverName(d)
 	}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"net/http"
 	"strconv"
+	"time"
 )
 
 // connect serves a CONNECT (RFC 9110, section 9.3.6): the origin is dialled first, so
@@ -25,9 +26,7 @@ func (x *exchange) connect() {
 		c.origins.close(o)
 		return
 	}
-	if x.flow != nil {
-		x.flow.Status = http.StatusOK
-	}
+	x.answered(http.StatusOK)
 	x.tunnel = &tunnel{route: x.route, flow: x.flow, o: o, sniff: x.route.action == Intercept}
 }
 
@@ -35,6 +34,7 @@ func (x *exchange) connect() {
 // section 7.8).
 func (x *exchange) switchProtocols() {
 	t := &x.trip
+	x.client.watch.disarm()
 	x.reply.start(x.client.s, framing{}, x.client.p.limits.contentTime)
 	x.reply.out = x.appendResponseHead(x.reply.out, t, framing{}, false)
 	if err := x.reply.flush(); err != nil {
@@ -54,10 +54,7 @@ func (x *exchange) countsForwards() bool {
 // answerHere answers a request that may go no further: OPTIONS with nothing, TRACE with
 // the request as it came, without what is secret in it (RFC 9110, section 9.3.8).
 func (x *exchange) answerHere() {
-	if !x.body.ended() {
-		x.refuse(http.StatusBadRequest, &OpError{Op: "read request", Err: errMaxForwards})
-		return
-	}
+	x.control.close = x.control.close || !x.body.ended()
 	var echo []byte
 	if string(x.line.method) == http.MethodTrace {
 		echo = append(append(echo, x.head.start...), "\r\n"...)
@@ -68,11 +65,10 @@ func (x *exchange) answerHere() {
 		}
 		echo = append(echo, "\r\n"...)
 	}
-	if x.flow != nil {
-		x.flow.Status = http.StatusOK
-	}
+	x.answered(http.StatusOK)
 	x.reply.start(x.client.s, framing{}, x.client.p.limits.contentTime)
 	b := appendStatusLine(x.reply.out, http.StatusOK, "OK")
+	b = append(time.Now().UTC().AppendFormat(append(b, "Date: "...), http.TimeFormat), "\r\n"...)
 	if echo != nil {
 		b = append(b, "Content-Type: message/http\r\n"...)
 	}
@@ -81,7 +77,9 @@ func (x *exchange) answerHere() {
 		b = append(b, "Connection: close\r\n"...)
 	}
 	x.reply.out = append(append(b, "\r\n"...), echo...)
-	x.keep = x.reply.flush() == nil && !x.control.close
+	if x.keep = x.reply.flush() == nil && !x.control.close; !x.keep {
+		x.linger()
+	}
 }
 
 func isSecret(name []byte) bool {

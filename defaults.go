@@ -24,10 +24,10 @@ func (p *Proxy) defaultLimits() limits {
 		contentTime:  orDefault(p.ContentTimeout, 5*time.Minute),
 		idleTime:     orDefault(p.IdleTimeout, 2*time.Minute),
 		tunnelTime:   orDefault(p.TunnelTimeout, 15*time.Minute),
-		requestLine:  orDefault(p.MaxRequestLine, 16<<10),
+		requestLine:  orDefault(max(p.MaxRequestLine, 0), 16<<10), // memory always has a limit
 		head: headLimits{
-			bytes:  orDefault(p.MaxHeaderBytes, 128<<10),
-			fields: orDefault(p.MaxHeaderFields, 256),
+			bytes:  orDefault(max(p.MaxHeaderBytes, 0), 128<<10),
+			fields: orDefault(max(p.MaxHeaderFields, 0), 256),
 		},
 	}
 }

@@ -18,18 +18,62 @@ type DialFunc func(ctx context.Context, network, addr string) (net.Conn, error)
 // it, after names were resolved, so that a name can't hide an address. An error of check
 // refuses the address; the client is told 403 (Forbidden), [Flow.Err] has the error.
 func CheckedDial(check func(ctx context.Context, addr netip.AddrPort) error) DialFunc {
-	d := net.Dialer{ControlContext: func(ctx context.Context, _, address string, _ syscall.RawConn) error {
-		addr, err := netip.ParseAddrPort(address)
-		if err != nil {
+	return socketDialer{check}.dial
+}
+
+// socketDialer dials with a net.Dialer, which tries IPv6 and IPv4 in parallel (RFC 8305).
+// It heeds socketOptions, and asks check, if there is one, about every address.
+type socketDialer struct {
+	check func(ctx context.Context, addr netip.AddrPort) error
+}
+
+// socketOptions are what a Destination demands of the socket, by way of a context.
+type socketOptions struct {
+	source netip.Addr
+	mark   int
+}
+
+type socketOptionsKey struct{}
+
+func (d socketDialer) dial(ctx context.Context, network, addr string) (net.Conn, error) {
+	options, _ := ctx.Value(socketOptionsKey{}).(socketOptions)
+	var dialer net.Dialer
+	if options.source.IsValid() {
+		dialer.LocalAddr = net.TCPAddrFromAddrPort(netip.AddrPortFrom(options.source, 0))
+	}
+	if d.check != nil || options != (socketOptions{}) {
+		dialer.ControlContext = func(ctx context.Context, _, address string, raw syscall.RawConn) error {
+			return firstError(d.ask(ctx, address), options.apply(raw))
+		}
+	}
+	return dialer.DialContext(ctx, network, addr)
+}
+
+func (d socketDialer) ask(ctx context.Context, address string) error {
+	if d.check == nil {
+		return nil
+	}
+	addr, err := netip.ParseAddrPort(address)
+	if err != nil {
+		return err
+	}
+	addr = netip.AddrPortFrom(addr.Addr().Unmap(), addr.Port())
+	if err := d.check(ctx, addr); err != nil {
+		return fmt.Errorf("%w: %w", ErrRejected, err)
+	}
+	return nil
+}
+
+func (o socketOptions) apply(raw syscall.RawConn) error {
+	if o.source.IsValid() {
+		if err := spoofSocket(raw); err != nil {
 			return err
 		}
-		addr = netip.AddrPortFrom(addr.Addr().Unmap(), addr.Port())
-		if err := check(ctx, addr); err != nil {
-			return fmt.Errorf("%w: %w", ErrRejected, err)
-		}
-		return nil
-	}}
-	return d.DialContext
+	}
+	if o.mark != 0 {
+		return markSocket(raw, o.mark)
+	}
+	return nil
 }
 
 // dialer opens origin connections.
@@ -39,30 +83,50 @@ type dialer struct {
 	handshake time.Duration
 	config    *tls.Config         // shared by all connections
 	isLoop    func(net.Conn) bool // says whether a connection ends at the proxy itself
+	guard     *loopGuard
 }
 
 // open opens a connection, with TLS where key says so. Errors are *OpError.
 func (d *dialer) open(ctx context.Context, key originKey) (*origin, error) {
-	nc, err := d.connect(ctx, key.addr)
-	if err == nil && d.isLoop(nc) {
-		nc.Close()
-		err = ErrLoop
-	}
+	nc, err := d.connect(ctx, key)
 	if err != nil {
 		return nil, &OpError{Op: "dial", Addr: key.addr, Err: err}
 	}
+	loop, done := d.watchLoop(nc)
+	if loop {
+		done()
+		nc.Close()
+		return nil, &OpError{Op: "dial", Addr: key.addr, Err: ErrLoop}
+	}
 	if key.tls {
 		if nc, err = d.startTLS(ctx, nc, key.serverName); err != nil {
+			done()
 			return nil, &OpError{Op: "tls", Addr: key.addr, Err: err}
 		}
 	}
-	return &origin{s: newStream(nc), key: key}, nil
+	o := &origin{s: newStream(nc), key: key}
+	o.s.onClose = done
+	return o, nil
 }
 
-func (d *dialer) connect(ctx context.Context, addr string) (net.Conn, error) {
+func (d *dialer) connect(ctx context.Context, key originKey) (net.Conn, error) {
 	ctx, cancel := withTimeout(ctx, d.timeout)
 	defer cancel()
-	return d.dial(ctx, "tcp", addr)
+	if key.options != (socketOptions{}) {
+		ctx = context.WithValue(ctx, socketOptionsKey{}, key.options)
+	}
+	return d.dial(ctx, "tcp", key.addr)
+}
+
+// watchLoop says whether nc ends at the proxy, and goes on watching for that until done.
+func (d *dialer) watchLoop(nc net.Conn) (loop bool, done func()) {
+	from, _ := addrPort(nc.LocalAddr())
+	to, ok := addrPort(nc.RemoteAddr())
+	if !ok {
+		return false, func() {}
+	}
+	loop, done = d.guard.dial(ends{from, to})
+	return loop || d.isLoop(nc), done
 }
 
 // startTLS is the client side of a handshake; nc is closed if it fails.

@@ -2,6 +2,7 @@ package mitm
 
 import (
 	"context"
+	"io"
 	"sync"
 )
 
@@ -16,7 +17,8 @@ type earlyDial struct {
 	mu    sync.Mutex
 	o     *origin
 	err   error
-	quiet bool // nobody listens for the origin any more
+	cut   error // what ended the connection before somebody took it
+	quiet bool  // nobody listens for the origin any more
 }
 
 // newEarlyDial begins; o is the connection if it exists already.
@@ -47,13 +49,17 @@ func (e *earlyDial) listen(client *stream) {
 	if quiet {
 		return
 	}
+	var cut error
 	if err == nil {
-		if err = e.o.s.fill(bufferSize); isTimeout(err) {
+		if cut = e.o.s.fill(bufferSize); isTimeout(cut) {
 			return // stopListening
 		}
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	if cut != io.EOF { // an end is met again by who reads next, an error is not
+		e.cut = cut
+	}
 	if !e.quiet {
 		client.interrupt()
 	}
@@ -77,13 +83,16 @@ func (e *earlyDial) stopListening() {
 
 // take waits for the dial and hands the connection over, once.
 func (e *earlyDial) take() (*origin, error) {
-	e.stopListening()
-	<-e.done
-	e.cancel()
-	if e.taken || e.err != nil {
+	if e.taken {
 		return nil, e.err
 	}
 	e.taken = true
+	e.stopListening()
+	<-e.done
+	e.cancel()
+	if e.err != nil {
+		return nil, e.err
+	}
 	e.o.s.resume()
 	return e.o, nil
 }
@@ -93,5 +102,14 @@ func (e *earlyDial) close() {
 	e.cancel()
 	if o, _ := e.take(); o != nil {
 		e.origins.close(o)
+	}
+}
+
+// reset is close with a reset.
+func (e *earlyDial) reset() {
+	e.cancel()
+	if o, _ := e.take(); o != nil {
+		e.origins.detach(o)
+		o.s.reset()
 	}
 }

@@ -45,19 +45,19 @@ func (f framing) empty() bool {
 type control struct {
 	framing
 	hasLength, hasTE bool
-	lastIsChunked    bool
 
 	hosts int
 	host  []byte // the last Host field
 
-	names           bool // Connection names fields that must not go on
-	close           bool // Connection: close
-	keepAlive       bool // Connection: keep-alive, which HTTP/1.0 needs
-	upgrade         bool // Connection: upgrade and an Upgrade field that can be tunnelled
-	trailers        bool // TE: trailers
-	expectContinue  bool // Expect: 100-continue
+	names           []byte // copy of Connection fields that name what must not go on
+	close           bool   // Connection: close
+	keepAlive       bool   // Connection: keep-alive, which HTTP/1.0 needs
+	upgrade         bool   // Connection: upgrade and an Upgrade field that can be tunnelled
+	trailers        bool   // TE: trailers
+	expectContinue  bool   // Expect: 100-continue
 	hasDate         bool
 	maxForwards     int  // -1: none
+	badForwards     bool // no number, or two; it counts for some methods only
 	connectionBound bool // credentials that authenticate the connection: NTLM, Negotiate
 }
 
@@ -85,16 +85,14 @@ func (c *control) read(fields []field) error {
 		case upgradeField:
 			upgradable = upgradable || tunnellable(f.value)
 		default:
-			if err := c.readOther(f); err != nil {
-				return err
-			}
+			c.readOther(f)
 		}
 	}
 	c.upgrade = c.upgrade && upgradable
 	return nil
 }
 
-func (c *control) readOther(f *field) error {
+func (c *control) readOther(f *field) {
 	switch f.kind {
 	case connectionField, proxyConnectionField:
 		c.readConnection(f)
@@ -106,14 +104,11 @@ func (c *control) readOther(f *field) error {
 		c.hasDate = true
 	case maxForwardsField:
 		n, ok := parseDigits(f.value)
-		if !ok {
-			return errMaxForwards
-		}
+		c.badForwards = c.badForwards || !ok || c.maxForwards >= 0
 		c.maxForwards = int(min(n, 1<<20))
 	case authorizationField, wwwAuthenticateField:
 		c.connectionBound = c.connectionBound || bindsConnection(f.value)
 	}
-	return nil
 }
 
 func (c *control) readConnection(f *field) {
@@ -125,27 +120,26 @@ func (c *control) readConnection(f *field) {
 	}
 	c.upgrade = c.upgrade || hasToken(f.value, "upgrade")
 	tokens(f.value, func(token []byte) bool {
-		c.names = c.names || !equalFold(token, "close") && !equalFold(token, "keep-alive")
+		usual := equalFold(token, "close") || equalFold(token, "keep-alive")
+		if !usual {
+			c.names = append(append(c.names, token...), ',')
+		}
 		return true
 	})
 }
 
 // named says whether a Connection field names f. Host and what frames the message
 // belong to every recipient and can't be named away (RFC 9110, section 7.6.1).
-func named(fields []field, f *field) bool {
+func named(names []byte, f *field) bool {
 	switch f.kind {
 	case hostField, contentLengthField, transferEncodingField, connectionField, upgradeField, teField:
 		return false
 	}
 	found := false
-	for i := range fields {
-		if fields[i].kind == connectionField {
-			tokens(fields[i].value, func(token []byte) bool {
-				found = found || bytes.EqualFold(token, f.name)
-				return !found
-			})
-		}
-	}
+	tokens(names, func(token []byte) bool {
+		found = bytes.EqualFold(token, f.name)
+		return !found
+	})
 	return found
 }
 
@@ -167,24 +161,19 @@ func (c *control) readLength(value []byte) error {
 // readTransferEncoding accepts chunked, once and last. Another coding could not be
 // kept, since it applies to one hop only, and we do not decode any.
 func (c *control) readTransferEncoding(value []byte) error {
-	c.hasTE = true
-	known := true
+	err := errNotLastChunked // an empty list
 	tokens(value, func(token []byte) bool {
-		if c.lastIsChunked {
-			known = false // something comes after chunked
-			return false
+		switch {
+		case c.hasTE: // something comes after chunked
+			err = errNotLastChunked
+		case !equalFold(token, "chunked"):
+			err = errCoding
+		default:
+			c.hasTE, err = true, nil
 		}
-		c.lastIsChunked = equalFold(token, "chunked")
-		known = c.lastIsChunked
-		return known
+		return err == nil
 	})
-	switch {
-	case c.lastIsChunked && !known:
-		return errNotLastChunked
-	case !known:
-		return errCoding
-	}
-	return nil
+	return err
 }
 
 // request decides the framing of a request.
@@ -194,8 +183,6 @@ func (c *control) request(minor int) error {
 		return errLengthAndTE
 	case c.hasTE && minor == 0:
 		return errTEInHTTP10
-	case c.hasTE && !c.lastIsChunked:
-		return errNotLastChunked // an empty Transfer-Encoding
 	case c.hasTE:
 		c.kind = chunked
 	case c.hasLength:
@@ -210,20 +197,18 @@ func (c *control) request(minor int) error {
 // be read in one way sets close, so that nothing after it is believed.
 func (c *control) response(minor, status int, method string) error {
 	switch {
-	case c.hasTE && !c.lastIsChunked:
-		return errNotLastChunked
 	case hasNoContent(status, method):
 		c.kind = noContent
 	case c.hasTE:
 		c.kind = chunked
-		c.close = c.close || c.hasLength || minor == 0
 	case c.hasLength:
 		c.kind = knownLength
 	default:
 		c.kind = closeFramed
 	}
-	if minor == 0 || c.kind == closeFramed {
-		c.close = true // RFC 9112, section 9.3: we keep no HTTP/1.0 connection
+	// RFC 9112, section 9.3: we keep no HTTP/1.0 connection.
+	if minor == 0 || c.kind == closeFramed || c.hasTE && c.hasLength {
+		c.close = true
 	}
 	return nil
 }

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -60,7 +61,7 @@ func doneHook() (mitm.Hook, chan *mitm.Flow) {
 	return mitm.OnDone(func(f *mitm.Flow) { flows <- f }), flows
 }
 
-// next returns the next flow, or fails the test.
+// nextFlow returns the next flow, or fails the test.
 func nextFlow(t *testing.T, flows chan *mitm.Flow) *mitm.Flow {
 	t.Helper()
 	select {
@@ -72,7 +73,7 @@ func nextFlow(t *testing.T, flows chan *mitm.Flow) *mitm.Flow {
 	}
 }
 
-func get(addr string) string { return "GET http://" + addr + "/ HTTP/1.1\r\nHost: x\r\n\r\n" }
+func getRequest(addr string) string { return "GET http://" + addr + "/ HTTP/1.1\r\nHost: x\r\n\r\n" }
 
 func TestHooksAreAnOnion(t *testing.T) {
 	addr, _ := answering(t, ok200)
@@ -92,7 +93,7 @@ func TestHooksAreAnOnion(t *testing.T) {
 		layer("b"),
 	}}
 	c := dial(t, start(t, p))
-	c.send(get(addr))
+	c.send(getRequest(addr))
 	c.wantStatus(200)
 	want := []string{"a in", "request", "b in", "b out", "response", "a out"}
 	if !slices.Equal(order, want) {
@@ -134,7 +135,7 @@ func TestHookAnswersBare(t *testing.T) {
 		}}
 		c := dial(t, start(t, p))
 		for range 2 {
-			c.send(get("origin.test"))
+			c.send(getRequest("origin.test"))
 			c.wantStatus(status)
 		}
 	}
@@ -188,7 +189,7 @@ func TestHookErrors(t *testing.T) {
 			if tt.status == 0 {
 				return
 			}
-			c.send(get(addr)) // the connection goes on
+			c.send(getRequest(addr)) // the connection goes on
 			c.wantStatus(tt.status)
 		})
 	}
@@ -212,7 +213,7 @@ func TestHookPanics(t *testing.T) {
 			log := new(records)
 			done, flows := doneHook()
 			c := dial(t, start(t, &mitm.Proxy{Hooks: []mitm.Hook{tt.hook, done}, Logger: log.logger()}))
-			c.send(get(addr))
+			c.send(getRequest(addr))
 			c.wantStatus(tt.status)
 			f := nextFlow(t, flows)
 			if got := log.count(); got != 1 {
@@ -235,8 +236,11 @@ func TestHookPanics(t *testing.T) {
 	})
 	t.Run("mode", func(t *testing.T) {
 		log := new(records)
-		c := dial(t, start(t, &mitm.Proxy{Mode: panicking{}, Logger: log.logger()}))
-		c.closed()
+		client, server := memPipe()
+		(&mitm.Proxy{Mode: panicking{}, Logger: log.logger()}).ServeConn(t.Context(), server)
+		if _, err := client.Read(make([]byte, 1)); !errors.Is(err, syscall.ECONNRESET) {
+			t.Errorf("read: %v, want a reset", err)
+		}
 		if got := log.count(); got != 1 {
 			t.Errorf("%d log records", got)
 		}
@@ -270,150 +274,3 @@ func TestHooksThatAreNone(t *testing.T) {
 		}
 	}
 }
-
-// A hook may try again, with the content put back.
-func TestHookRetries(t *testing.T) {
-	var heads []string
-	addr := origin(t, func(c *peer) {
-		for {
-			head, err := c.tryHead()
-			if err != nil {
-				return
-			}
-			heads = append(heads, head+c.read(3))
-			if len(heads) < 3 {
-				c.send("HTTP/1.1 503 Busy\r\nContent-Length: 4\r\n\r\nbusy")
-				continue
-			}
-			c.send(ok200)
-		}
-	})
-	hook := wrapping(func(next http.RoundTripper, req *http.Request) (*http.Response, error) {
-		content, err := io.ReadAll(req.Body)
-		if err != nil {
-			return nil, err
-		}
-		for try := 0; ; try++ {
-			req.Body = io.NopCloser(bytes.NewReader(content))
-			res, err := next.RoundTrip(req)
-			if err != nil || res.StatusCode != 503 {
-				return res, err
-			}
-			if try == 0 { // a hook that forgets this must not leak
-				res.Body.Close()
-			}
-		}
-	})
-	c := dial(t, start(t, &mitm.Proxy{Hooks: []mitm.Hook{hook}}))
-	c.send("POST http://" + addr + "/ HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\nA: b\r\n\r\nabc")
-	c.wantStatus(200)
-	want := "POST / HTTP/1.1\r\nHost: " + addr + "\r\nContent-Length: 3\r\nA: b\r\n\r\nabc"
-	for i, got := range heads {
-		if got != want {
-			t.Errorf("try %d: %q, want %q", i, got, want)
-		}
-	}
-}
-
-// Content that is gone can't be sent again; what would be an incomplete or an empty
-// message is an error.
-func TestHookRetriesWithoutContent(t *testing.T) {
-	for name, content := range map[string]string{
-		"length":  "Content-Length: 3\r\n\r\nabc",
-		"chunked": "Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n",
-	} {
-		t.Run(name, func(t *testing.T) {
-			addr, heads := answering(t, ok200)
-			var second error
-			hook := wrapping(func(next http.RoundTripper, req *http.Request) (*http.Response, error) {
-				io.Copy(io.Discard, req.Body)
-				res, err := next.RoundTrip(req)
-				second = err
-				return res, err
-			})
-			c := dial(t, start(t, &mitm.Proxy{Hooks: []mitm.Hook{hook}}))
-			c.send("POST http://" + addr + "/ HTTP/1.1\r\nHost: x\r\n" + content)
-			c.wantStatus(502)
-			if second == nil || len(heads) != 0 {
-				t.Errorf("sent %d requests, error %v", len(heads), second)
-			}
-		})
-	}
-}
-
-func TestHookTimeout(t *testing.T) {
-	gone := make(chan struct{})
-	addr := origin(t, func(c *peer) {
-		c.head()
-		c.rest() // never answers
-		close(gone)
-	})
-	done, flows := doneHook()
-	hook := wrapping(func(next http.RoundTripper, req *http.Request) (*http.Response, error) {
-		ctx, cancel := context.WithTimeout(req.Context(), 20*time.Millisecond)
-		defer cancel()
-		return next.RoundTrip(req.WithContext(ctx))
-	})
-	c := dial(t, start(t, &mitm.Proxy{Hooks: []mitm.Hook{hook, done}}))
-	for range 1 {
-		c.send(get(addr))
-		c.wantStatus(504)
-	}
-	if f := nextFlow(t, flows); !errors.Is(f.Err, context.DeadlineExceeded) {
-		t.Errorf("error %v", f.Err)
-	}
-	<-gone
-}
-
-func TestHookUsesNextTooLate(t *testing.T) {
-	addr, heads := answering(t, ok200)
-	late := make(chan func() error, 1)
-	hook := wrapping(func(next http.RoundTripper, req *http.Request) (*http.Response, error) {
-		late <- func() error {
-			_, err := next.RoundTrip(req)
-			return err
-		}
-		return text(200, "ok"), nil
-	})
-	done, flows := doneHook()
-	c := dial(t, start(t, &mitm.Proxy{Hooks: []mitm.Hook{hook, done}}))
-	c.send(get(addr))
-	c.wantStatus(200)
-	nextFlow(t, flows)
-	if err := (<-late)(); err == nil || len(heads) > 0 {
-		t.Errorf("error %v, %d requests sent", err, len(heads))
-	}
-}
-
-// A hook that leaves a call of next running does not disturb what comes after.
-func TestHookLeavesNextRunning(t *testing.T) {
-	asked := make(chan struct{}, 1)
-	addr := origin(t, func(c *peer) {
-		c.head()
-		asked <- struct{}{}
-		c.rest() // never answers
-	})
-	ended := make(chan error, 1)
-	hook := wrapping(func(next http.RoundTripper, req *http.Request) (*http.Response, error) {
-		go func() {
-			_, err := next.RoundTrip(req)
-			ended <- err
-		}()
-		<-asked
-		return text(200, "ok"), nil
-	})
-	c := dial(t, start(t, &mitm.Proxy{Hooks: []mitm.Hook{hook}}))
-	c.send(get(addr))
-	c.wantStatus(200)
-	c.closeWrite()
-	c.closed()
-	select {
-	case err := <-ended:
-		if err == nil {
-			t.Error("no error")
-		}
-	case <-time.After(patience):
-		t.Error("still running")
-	}
-}
-

@@ -1,11 +1,15 @@
 package mitm
 
 import (
+	"errors"
 	"io"
 	"net/http"
 )
 
 // This file finds out what content a message has after the hooks.
+
+// errContentGone: what a hook has read it must put back, as a new Body.
+var errContentGone = errors.New("the content of the request was read already and not put back")
 
 // requestContent finds out what content req has now and how it is framed.
 func (h *hookedExchange) requestContent(req *http.Request) (framing, *readerSource, error) {
@@ -17,20 +21,32 @@ func (h *hookedExchange) requestContent(req *http.Request) (framing, *readerSour
 		s.trailer = func() []field { return mergeTrailers(req.Trailer, h.body.trailers) }
 	}
 	if req.Body == io.ReadCloser(&h.body) {
+		if h.body.count > 0 {
+			return framing{}, nil, errContentGone
+		}
 		if req.Trailer == nil {
 			s.direct = &h.body.body
 		}
-		return h.control.framing, s, nil
+		h.body.forwarded = true
+		return h.control.framing.with(req.Trailer), s, nil
 	}
 	f, err := s.measure(req.ContentLength, h.control.framing.contentLength())
-	return f, s, err
+	return f.with(req.Trailer), s, err
+}
+
+// with returns the framing of content that trailer comes after: only chunks can have one.
+func (f framing) with(trailer http.Header) framing {
+	if len(trailer) > 0 {
+		return framing{kind: chunked}
+	}
+	return f
 }
 
 // noRequestContent: a method that usually has content says that there is none (RFC
-// 9110, section 8.6).
+// 9110, section 8.6), unless the client left that out already.
 func noRequestContent(method string, old framing) framing {
 	usual := method == http.MethodPost || method == http.MethodPut || method == http.MethodPatch
-	if usual || old.kind == knownLength && old.length == 0 {
+	if usual && old.kind != noContent || old.kind == knownLength && old.length == 0 {
 		return framing{kind: knownLength}
 	}
 	return framing{}
@@ -54,14 +70,14 @@ func (h *hookedExchange) responseContent(res *http.Response, method string) (fra
 		if res.Trailer == nil {
 			s.direct, s.r = &own.body, nil
 		}
-		return own.control.framing, s, nil
+		return own.control.framing.with(res.Trailer), s, nil
 	}
 	old := int64(-1)
 	if t != nil {
 		old = t.control.framing.contentLength()
 	}
 	f, err := s.measure(res.ContentLength, old)
-	return f, s, err
+	return f.with(res.Trailer), s, err
 }
 
 func (h *hookedExchange) rawTrailers() []field {

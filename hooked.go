@@ -1,7 +1,6 @@
 package mitm
 
 import (
-	"context"
 	"errors"
 	"io"
 	"net/http"
@@ -17,7 +16,8 @@ type hookedExchange struct {
 	client  *client
 	route   *route
 	raw     rawHead // the request as it came
-	control control
+	control control // of the request as it came
+	answer  control // of the response as the hooks left it
 	minor   int
 	target  string  // origin-form, byte for byte as it came
 	url     url.URL // what hooks may change
@@ -25,11 +25,14 @@ type hookedExchange struct {
 	req     *http.Request
 	body    hookedBody
 
-	mu       sync.Mutex
-	x        *exchange   // nil when the exchange is over
-	answered bool        // interim responses come too late
-	last     *hookedTrip // the latest call of the engine
-	first    hookedTrip  // most exchanges make one
+	mu        sync.Mutex
+	x         *exchange   // nil when the exchange is over
+	continued bool        // the client was told to send its content
+	answered  bool        // interim responses come too late
+	last      *hookedTrip // the latest call of the engine
+	first     hookedTrip  // most exchanges make one
+	running   int         // calls of the engine that have not returned
+	returned  sync.Cond   // one of them has
 }
 
 // errOver is returned to hooks that use an exchange after its end.
@@ -38,27 +41,29 @@ var errOver = errors.New("mitm: the exchange is over")
 // hooked runs the exchange through the hooks and the transport behind them.
 func (x *exchange) hooked() {
 	h := newHooked(x)
-	watched := x.body.ended()
-	if watched {
+	if x.body.ended() {
 		x.client.watch.arm()
 	}
+	defer x.client.watch.disarm()
 	res, err := h.call()
-	if watched {
-		x.client.watch.disarm()
-	}
 	h.stopInterim()
-	x.countUp(h.body.count)
+	if err == nil {
+		err = h.pass(x, res)
+	}
 	switch {
 	case err == nil:
-		h.pass(x, res)
 	case errors.Is(err, http.ErrAbortHandler):
 		x.err = &OpError{Op: "hook", Err: err}
 		x.client.s.reset()
 	default:
+		h.closeTrips()
 		h.drain()
+		x.control.close = x.control.close || h.unread()
+		h.endBody()
 		x.fail(asOpError(err))
 	}
 	h.end()
+	x.countUp(h.body.count)
 }
 
 func newHooked(x *exchange) *hookedExchange {
@@ -66,8 +71,9 @@ func newHooked(x *exchange) *hookedExchange {
 		flow: x.flow, client: x.client, route: x.route, x: x,
 		control: x.control, minor: x.line.minor,
 	}
+	h.returned.L = &h.mu
 	h.raw = copyHead(&x.head)
-	h.body.start(x.client.s, x.control.framing, x.client.p.limits.contentTime, x.client.p.limits.head)
+	h.body.start(x.client.s, &x.control, x.client.p.limits.contentTime, x.client.p.limits.head)
 	h.body.h, x.body = h, &h.body.body
 	h.flow.origin = h
 	h.req = h.newRequest(x)
@@ -77,18 +83,22 @@ func newHooked(x *exchange) *hookedExchange {
 
 // call calls the outermost hook.
 func (h *hookedExchange) call() (res *http.Response, err error) {
-	defer func() {
-		if v := recover(); v == http.ErrAbortHandler {
-			res, err = nil, http.ErrAbortHandler
-		} else if v != nil {
-			res, err = nil, h.client.panicked("hook", v)
-		}
-	}()
+	defer h.recovered(&err)
 	res, err = h.client.p.sorted.http.RoundTrip(h.req)
 	if err == nil && res == nil {
 		err = &OpError{Op: "hook", Err: errors.New("neither a response nor an error")}
 	}
 	return res, err
+}
+
+// recovered turns a panic of a hook into an error; http.ErrAbortHandler is one already.
+// It is to be deferred.
+func (h *hookedExchange) recovered(err *error) {
+	if v := recover(); v == http.ErrAbortHandler {
+		*err = http.ErrAbortHandler
+	} else if v != nil {
+		*err = h.client.panicked("hook", v)
+	}
 }
 
 // asOpError gives errors of hooks and foreign transports a step.
@@ -113,31 +123,54 @@ func (h *hookedExchange) panicked(v any) error { return h.client.panicked("hook"
 func (h *hookedExchange) interim(t *trip) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.answered || h.x == nil {
+	if h.answered || h.x == nil || h.continued && t.status.code == http.StatusContinue {
 		return nil
 	}
 	return h.x.interim(t)
 }
 
+// sayContinue tells a client that waits for it to send content that a hook wants to read
+// before an origin could say so (RFC 9110, section 10.1.1).
+func (h *hookedExchange) sayContinue() error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.continued || h.answered || h.x == nil || h.minor == 0 || len(h.client.s.buffered()) > 0 {
+		return nil
+	}
+	h.continued = true
+	reply := &h.x.reply
+	reply.start(h.client.s, framing{}, h.client.p.limits.contentTime)
+	reply.out = append(reply.out, "HTTP/1.1 100 Continue\r\n\r\n"...)
+	return reply.flush()
+}
+
 // drain reads what little is left of the request, so that the connection can go on. A
 // client that waits for 100 (Continue) may not send its content at all.
 func (h *hookedExchange) drain() {
-	const most = 256 << 10
-	if h.control.expectContinue && h.body.count == 0 {
-		return
-	}
-	for start := h.body.count; h.body.count-start < most; {
-		if h.body.kind == knownLength && h.body.left > most {
-			return
-		}
-		if _, err := h.body.next(); err != nil {
-			return
-		}
+	if h.mayDrain() {
+		h.body.drain()
 	}
 }
 
-// end makes the request's content unreadable. A hook that still reads it is interrupted.
+// mayDrain says whether nobody else wants what is left of the request's content: no
+// upload that goes on, no transport that has not closed it.
+func (h *hookedExchange) mayDrain() bool {
+	if h.busy() || h.last != nil && !h.last.joinUpload() || !h.body.mu.TryLock() {
+		return false
+	}
+	defer h.body.mu.Unlock()
+	return !(h.control.expectContinue && h.body.count == 0) && (h.client.p.Transport == nil || h.body.closed)
+}
+
 func (h *hookedExchange) end() {
+	h.endTrips()
+	h.closeTrips()
+	h.endBody()
+}
+
+// endBody makes the request's content unreadable, so that the client connection can be
+// read for other purposes. A hook that still reads is interrupted.
+func (h *hookedExchange) endBody() {
 	if !h.body.mu.TryLock() {
 		h.client.s.interrupt()
 		h.body.mu.Lock()
@@ -145,17 +178,16 @@ func (h *hookedExchange) end() {
 	}
 	h.body.over = true
 	h.body.mu.Unlock()
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	h.x = nil
 }
 
 // hookedBody is the content of the client's request as hooks read it.
 type hookedBody struct {
 	body
-	h    *hookedExchange
-	mu   sync.Mutex
-	over bool
+	h         *hookedExchange
+	mu        sync.Mutex
+	closed    bool // whoever read it wants no more
+	forwarded bool // as it is, so that the origin says whether it wants it
+	over      bool
 }
 
 // Read implements io.Reader.
@@ -165,6 +197,11 @@ func (b *hookedBody) Read(p []byte) (int, error) {
 	if b.over {
 		return 0, http.ErrBodyReadAfterClose
 	}
+	if b.h.control.expectContinue && b.count == 0 && !b.ended() && !b.forwarded {
+		if err := b.h.sayContinue(); err != nil {
+			return 0, err
+		}
+	}
 	n, err := b.body.Read(p)
 	if err == io.EOF {
 		setTrailer(&b.h.req.Trailer, b.trailers)
@@ -173,138 +210,67 @@ func (b *hookedBody) Read(p []byte) (int, error) {
 }
 
 // Close implements io.Closer. What was not read is read by the proxy.
-func (b *hookedBody) Close() error { return nil }
-
-// hookedTrip is one call of the engine's RoundTrip, and the body of its response.
-type hookedTrip struct {
-	trip
-	h      *hookedExchange
-	raw    rawHead // the response as it came
-	res    *http.Response
-	mu     sync.Mutex
-	closed bool
-}
-
-// Read implements io.Reader. At its end the origin connection is free for others.
-func (t *hookedTrip) Read(p []byte) (int, error) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if t.closed && !t.body.ended() {
-		return 0, http.ErrBodyReadAfterClose
-	}
-	n, err := t.body.Read(p)
-	if err == io.EOF {
-		setTrailer(&t.res.Trailer, t.body.trailers)
-		t.close()
-	}
-	return n, err
-}
-
-// Close implements io.Closer. A response that was not read to its end costs the
-// connection.
-func (t *hookedTrip) Close() error {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.close()
+func (b *hookedBody) Close() error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.closed = true
 	return nil
 }
 
-func (t *hookedTrip) close() {
-	if !t.closed {
-		t.closed = true
-		t.finish()
-		t.request.done()
-	}
-}
-
-// upgraded is the body of a 101: the connection itself (as in net/http).
-type upgraded struct{ *hookedTrip }
-
-// Read reads from the origin.
-func (u upgraded) Read(p []byte) (int, error) { return u.o.s.Read(p) }
-
-// Write writes to the origin.
-func (u upgraded) Write(p []byte) (int, error) { return u.o.s.nc.Write(p) }
-
-// Close gives the connection up.
-func (u upgraded) Close() error {
-	u.abandon()
-	return nil
-}
-
-// RoundTrip implements http.RoundTripper: it makes one trip to an origin server.
-func (h *hookedExchange) RoundTrip(req *http.Request) (*http.Response, error) {
-	t, err := h.newTrip()
-	if err != nil {
-		return nil, err
-	}
-	if err := t.prepare(req); err != nil {
-		t.request.done()
-		return nil, &OpError{Op: "hook", Err: err}
-	}
-	if err := t.run(req.Context()); err != nil {
-		t.request.done()
-		return nil, t.cause(req.Context(), err)
-	}
-	return t.response(req), nil
-}
-
-func (t *hookedTrip) cause(ctx context.Context, err error) error {
-	if ctx.Err() == nil {
-		return err
-	}
-	return &OpError{Op: "read response", Addr: t.route.key.addr, Err: context.Cause(ctx)}
-}
-
-func (h *hookedExchange) newTrip() (*hookedTrip, error) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if h.x == nil {
-		return nil, errOver
-	}
-	t := &h.first
-	if h.last != nil {
-		t = &hookedTrip{}
-	}
-	t.h, h.last = h, t
-	return t, nil
-}
-
-// unread says whether some of the request's content was not read, or is still being read.
+// unread says whether some of the request's content was not read, or is still being
+// read: the client connection can't serve another request.
 func (h *hookedExchange) unread() bool {
-	if h.last != nil && h.last.uploaded != nil {
-		return h.last.uploadingStill()
+	if h.busy() || !h.body.mu.TryLock() {
+		return true
 	}
+	defer h.body.mu.Unlock()
 	return !h.body.ended()
 }
 
-// pass writes the response that came out of the hooks.
-func (h *hookedExchange) pass(x *exchange, res *http.Response) {
+// pass writes the response that came out of the hooks. It returns an error if it has
+// written nothing.
+func (h *hookedExchange) pass(x *exchange, res *http.Response) error {
 	h.flow.Response, h.flow.Answered, h.flow.Status = res, time.Now(), res.StatusCode
 	if res.Body == nil {
 		res.Body = http.NoBody
 	}
-	defer func() { res.Body.Close() }()
-	if h.last == nil || h.last.uploaded == nil {
-		h.drain()
-	}
+	defer func() { h.closeBody(res.Body) }()
+	h.drain()
 	if res.StatusCode == http.StatusSwitchingProtocols {
-		h.passUpgrade(x, res)
-		return
+		return h.passUpgrade(x, res)
 	}
 	out, err := h.outgoing(x, res)
 	if err != nil {
 		h.flow.Response = nil
-		x.fail(&OpError{Op: "hook", Err: err})
-		return
+		return asOpError(err)
 	}
-	err = x.reply.send(out)
+	err = h.sendResponse(x, out)
 	x.countDown(out.count)
-	if out.done(); out.r == nil && h.last != nil {
+	if out.r == nil && h.last != nil {
 		setTrailer(&res.Trailer, h.last.body.trailers)
 	}
 	sent := !h.unread()
-	res.Body.Close() // ends an upload that goes on
-	x.countUp(h.body.count)
+	h.closeBody(res.Body)
+	h.closeTrips() // ends an upload that goes on
+	h.endBody()
 	x.conclude(err, x.route.key.addr, out.closing, sent)
+	var sending *sendError
+	if err != nil && !errors.As(err, &sending) && out.r != nil && (h.last == nil || !h.last.body.failed()) {
+		x.err = asOpError(err) // of what a hook put in place
+	}
+	return nil
+}
+
+// sendResponse survives the panic of a reader that a hook put in.
+func (h *hookedExchange) sendResponse(x *exchange, out *readerSource) (err error) {
+	defer h.recovered(&err)
+	defer out.done()
+	return x.reply.send(out)
+}
+
+// closeBody survives likewise.
+func (h *hookedExchange) closeBody(body io.Closer) {
+	var err error
+	defer h.recovered(&err)
+	body.Close()
 }

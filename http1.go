@@ -2,13 +2,10 @@ package mitm
 
 import (
 	"bytes"
-	"context"
 	"errors"
 	"io"
 	"net/http"
-	"strconv"
 	"sync"
-	"time"
 )
 
 // exchange is one request on a client connection and its response. It is scratch memory
@@ -19,6 +16,7 @@ type exchange struct {
 	route   *route
 	head    head
 	line    requestLine
+	method  string // of line, which content that comes later overwrites
 	control control
 	body    *body // the request's content: own, or one that hooks may hold on to
 	own     body
@@ -119,12 +117,11 @@ func (c *client) awaitByte() bool {
 	if len(c.s.buffered()) > 0 {
 		return true
 	}
-	c.state.Store(clientIdle)
-	if c.p.closing.Load() && c.state.CompareAndSwap(clientIdle, clientClosed) {
+	if !c.rest() {
 		return false
 	}
 	err := c.s.fill(bufferSize)
-	return c.state.CompareAndSwap(clientIdle, clientActive) && err == nil
+	return c.wake() && err == nil
 }
 
 // serve reads the request and sees to it that it is answered.
@@ -139,16 +136,16 @@ func (x *exchange) serve() {
 		return
 	}
 	x.describe()
+	x.body = &x.own
+	x.body.start(c.s, &x.control, c.p.limits.contentTime, c.p.limits.head)
 	if err := x.findRoute(); err != nil {
-		x.refuse(routeStatus(err), err)
+		x.deny(err)
 		return
 	}
-	x.body = &x.own
-	x.body.start(c.s, x.control.framing, c.p.limits.contentTime, c.p.limits.head)
 	switch {
 	case x.line.form == authorityForm:
 		x.connect()
-	case x.control.maxForwards == 0 && x.countsForwards():
+	case x.route == nil, x.control.maxForwards == 0 && x.countsForwards():
 		x.answerHere()
 	case c.p.sorted.http != nil && x.route.action != Tunnel:
 		x.hooked()
@@ -169,6 +166,7 @@ func (x *exchange) read() error {
 	if x.line, err = parseRequestLine(x.head.start); err != nil {
 		return err
 	}
+	x.method = methodString(x.line.method)
 	if err := x.control.read(x.head.fields); err != nil {
 		return err
 	}
@@ -177,6 +175,9 @@ func (x *exchange) read() error {
 	}
 	if x.line.form == authorityForm && !x.control.framing.empty() {
 		return errConnectContent
+	}
+	if x.control.badForwards && x.countsForwards() {
+		return errMaxForwards
 	}
 	x.control.close = x.control.close || x.line.minor == 0 // RFC 9112, section 9.3
 	return firstError(x.control.checkHost(x.line.minor), x.checkVia())
@@ -189,9 +190,6 @@ var errConnectContent = errors.New("CONNECT with content (RFC 9110, section 9.3.
 // be one is not waited for.
 func (x *exchange) readHead() ([]byte, error) {
 	s, limits := x.client.s, x.client.p.limits.head
-	if n := headEnd(s.buffered(), 0); n == 0 {
-		s.readWithin(x.client.p.limits.headTime) // once: it covers the whole head
-	}
 	for scanned, checked := 0, false; ; {
 		have := s.buffered()
 		lf := bytes.IndexByte(have, '\n')
@@ -213,6 +211,9 @@ func (x *exchange) readHead() ([]byte, error) {
 		if len(have) >= limits.bytes {
 			return nil, errHeadTooLarge
 		}
+		if scanned == 0 {
+			s.readWithin(x.client.p.limits.headTime) // once: it covers the whole head
+		}
 		scanned = len(have)
 		if err := s.fill(limits.bytes); err != nil {
 			return nil, err
@@ -233,7 +234,7 @@ func (x *exchange) describe() {
 	if x.flow == nil {
 		return
 	}
-	x.flow.Method = methodString(x.line.method)
+	x.flow.Method = x.method
 	switch {
 	case x.line.form == originForm || x.line.form == asteriskForm:
 		scheme := "http://"
@@ -259,7 +260,7 @@ func methodString(b []byte) string {
 // forward passes the request and its response without building anything for hooks.
 func (x *exchange) forward() {
 	t := &x.trip
-	x.client.startTrip(t, x.route, methodString(x.line.method))
+	x.client.startTrip(t, x.route, x.method)
 	t.request.start(nil, x.control.framing, x.client.p.limits.contentTime)
 	t.request.out = appendRequestLine(t.request.out, x.line.method, x.target())
 	w := x.requestRewrite()
@@ -276,12 +277,8 @@ func (x *exchange) forward() {
 	} else {
 		t.source, t.content, t.stop = x.body, x.body, x.client.s.interrupt
 	}
-	err = t.run(x.client.ctx)
-	if all {
-		x.client.watch.disarm()
-	}
-	x.countUp(x.body.count)
-	if err != nil {
+	if err = t.run(x.client.ctx); err != nil {
+		x.countUp(x.body.count)
 		x.fail(err)
 		return
 	}
@@ -323,7 +320,10 @@ func (x *exchange) requestRewrite() rewrite {
 		x.client.host = x.line.appendAuthority(x.client.host[:0])
 		w.host = x.client.host
 	default:
-		w.keepHost, w.host = true, []byte(x.route.key.addr)
+		w.keepHost = true
+		if x.control.hosts == 0 { // HTTP/1.0
+			w.host = []byte(x.route.authority())
+		}
 	}
 	return w
 }
@@ -364,9 +364,7 @@ func (x *exchange) forClient(f framing) framing {
 // passResponse passes the response of x.trip to the client.
 func (x *exchange) passResponse() {
 	t := &x.trip
-	if x.flow != nil {
-		x.flow.Answered, x.flow.Status = time.Now(), t.status.code
-	}
+	x.answered(t.status.code)
 	if t.status.code == http.StatusSwitchingProtocols {
 		x.switchProtocols()
 		return
@@ -380,126 +378,4 @@ func (x *exchange) passResponse() {
 	sent := t.finish()
 	x.countUp(x.body.count)
 	x.conclude(err, t.route.key.addr, closing, sent)
-}
-
-// conclude decides what becomes of the client connection after a response.
-func (x *exchange) conclude(err error, addr string, closing, sent bool) {
-	switch {
-	case err != nil:
-		x.breakOff(err, addr)
-	case closing || !sent:
-		x.linger()
-	default:
-		x.keep = true
-	}
-}
-
-// breakOff ends the connection in the middle of a response, so that it shows: a length
-// or a last chunk is missing, or else the connection is reset.
-func (x *exchange) breakOff(err error, addr string) {
-	var sending *sendError
-	if errors.As(err, &sending) {
-		x.err = &OpError{Op: "send response", Err: x.cause(err)}
-		x.client.s.reset()
-		return
-	}
-	x.err = &OpError{Op: "read response", Addr: addr, Err: x.cause(err)}
-	if x.reply.framing.kind == closeFramed {
-		x.client.s.reset()
-		return
-	}
-	x.linger()
-}
-
-// cause prefers the reason why the connection was ended to what the end looked like.
-func (x *exchange) cause(err error) error {
-	if x.client.ctx.Err() == nil {
-		return err
-	}
-	return context.Cause(x.client.ctx)
-}
-
-// linger closes after an answer whose request may not have been read to its end:
-// closing at once would destroy the answer on its way (RFC 9112, section 9.6).
-func (x *exchange) linger() {
-	const lingerTime, lingerBytes = time.Second, 256 << 10
-	s := x.client.s
-	if s.closeWrite() != nil {
-		return
-	}
-	s.resume()
-	s.readWithin(lingerTime)
-	for n := 0; n < lingerBytes; {
-		n += len(s.buffered())
-		s.discard(len(s.buffered()))
-		if s.fill(bufferSize) != nil {
-			return
-		}
-	}
-}
-
-// refuse answers a request that can't be served, and closes: what follows it may be
-// its content, or not even a request.
-func (x *exchange) refuse(status int, err error) {
-	x.err = err
-	x.answer(status, err.Error(), true)
-	x.linger()
-}
-
-// fail answers a request that got no response. The connection goes on if the request
-// was read to its end.
-func (x *exchange) fail(err error) {
-	x.err = err
-	if x.client.ctx.Err() != nil {
-		x.err = &OpError{Op: "read response", Addr: x.route.key.addr, Err: context.Cause(x.client.ctx)}
-		return
-	}
-	status := exchangeStatus(err)
-	var op *OpError
-	if errors.As(err, &op) && op.Op == "read request" {
-		status = requestStatus(err)
-	}
-	x.keep = x.answer(status, err.Error(), x.control.close || !x.body.ended())
-	if !x.keep {
-		x.linger()
-	}
-}
-
-// answer writes a short response of the proxy's own and says whether the connection
-// can serve another request.
-func (x *exchange) answer(status int, text string, closing bool) (keep bool) {
-	if x.flow != nil {
-		x.flow.Status = status
-	}
-	closing = closing || x.client.p.closing.Load()
-	if status == http.StatusForbidden {
-		text = ErrRejected.Error() // why is in Flow.Err, not for the client
-	}
-	text += "\n"
-	x.reply.start(x.client.s, framing{}, x.client.p.limits.contentTime)
-	b := appendStatusLine(x.reply.out, status, http.StatusText(status))
-	b = append(time.Now().UTC().AppendFormat(append(b, "Date: "...), http.TimeFormat), "\r\n"...)
-	b = append(b, "Content-Type: text/plain; charset=utf-8\r\nContent-Length: "...)
-	b = append(strconv.AppendInt(b, int64(len(text)), 10), "\r\n"...)
-	if closing {
-		b = append(b, "Connection: close\r\n"...)
-	}
-	b = append(b, "\r\n"...)
-	if string(x.line.method) != http.MethodHead {
-		b = append(b, text...)
-	}
-	x.reply.out = b
-	return x.reply.flush() == nil && !closing
-}
-
-func (x *exchange) countUp(n int64) {
-	if x.flow != nil {
-		x.flow.up.Store(n)
-	}
-}
-
-func (x *exchange) countDown(n int64) {
-	if x.flow != nil {
-		x.flow.down.Store(n)
-	}
 }

@@ -11,7 +11,7 @@ import (
 // newRequest builds the request that hooks see.
 func (h *hookedExchange) newRequest(x *exchange) *http.Request {
 	r := http.Request{
-		Method:     methodString(x.line.method),
+		Method:     x.method,
 		URL:        &h.url,
 		Proto:      [...]string{"HTTP/1.0", "HTTP/1.1"}[h.minor],
 		ProtoMajor: 1, ProtoMinor: h.minor,
@@ -29,7 +29,9 @@ func (h *hookedExchange) newRequest(x *exchange) *http.Request {
 	}
 	if !h.control.framing.empty() {
 		r.Body = &h.body
-		r.Trailer = announced(r.Header)
+		if h.control.kind == chunked {
+			r.Trailer = announced(r.Header)
+		}
 	}
 	return r.WithContext(withFlow(x.client.ctx, h.flow))
 }
@@ -40,7 +42,11 @@ func (h *hookedExchange) host(x *exchange) string {
 	case x.route.host != "":
 		return x.route.host
 	case x.line.form == absoluteForm:
-		return string(x.line.appendAuthority(nil))
+		x.client.host = x.line.appendAuthority(x.client.host[:0])
+		if named := x.route.conn.Destination.Host; string(x.client.host) == named {
+			return named
+		}
+		return string(x.client.host)
 	}
 	return string(x.control.host)
 }
@@ -49,19 +55,29 @@ func (h *hookedExchange) host(x *exchange) string {
 // is, such as one with a broken escape, is shown as its plain bytes.
 func (h *hookedExchange) setURL(x *exchange) {
 	path := string(x.target())
-	if u, err := url.ParseRequestURI(path); err == nil && path != "*" && !strings.HasPrefix(path, "//") {
-		h.url = *u
-	} else {
-		h.url.Path, h.url.RawQuery, h.url.ForceQuery = path, "", false
-		if before, query, ok := strings.Cut(path, "?"); ok {
-			h.url.Path, h.url.RawQuery, h.url.ForceQuery = before, query, query == ""
+	before, query, ok := strings.Cut(path, "?")
+	h.url.Path, h.url.RawQuery, h.url.ForceQuery = before, query, ok && query == ""
+	if !isPlainPath(before) && !strings.HasPrefix(path, "//") { // which would be a host
+		if u, err := url.ParseRequestURI(path); err == nil {
+			h.url = *u
 		}
 	}
-	h.url.Scheme, h.url.Host = "http", withoutPort(x.route.key.addr, "80")
+	h.url.Scheme, h.url.Host = "http", x.route.authority()
 	if x.route.key.tls {
-		h.url.Scheme, h.url.Host = "https", withoutPort(x.route.key.addr, "443")
+		h.url.Scheme = "https"
 	}
 	h.sent, h.target = h.url, path
+}
+
+// isPlainPath says whether a path means what it says: nothing in it is escaped or would be.
+func isPlainPath(path string) bool {
+	for i := range len(path) {
+		c := path[i] | 0x20
+		if letter := c >= 'a' && c <= 'z'; !letter && (path[i] < '-' || path[i] > '9') && path[i] != '_' {
+			return path == "*"
+		}
+	}
+	return true
 }
 
 // response builds the response that hooks see.
@@ -77,7 +93,7 @@ func (t *hookedTrip) response(req *http.Request) *http.Response {
 		Request:       req,
 		Body:          t,
 	}
-	t.res = res
+	t.res, t.conn = res, t.o.s
 	if t.control.kind == chunked {
 		res.TransferEncoding = []string{"chunked"}
 		res.Trailer = announced(res.Header)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"net/url"
 	"strings"
 )
@@ -33,11 +34,21 @@ type Destination struct {
 	Host string
 	// Protocol is what the client speaks; [Unknown] finds it out by the first bytes.
 	Protocol Protocol
+	// Source, if valid, is the address to connect from, also one that is not this
+	// machine's, and Mark, if not 0, the mark of the socket: see [Transparent]. They are
+	// heeded if [Proxy.Dial] is nil or made by [CheckedDial].
+	Source netip.Addr
+	Mark   int
 	// Reply, if not nil, is called once with how the dial went (nil: connected) before
 	// a byte is relayed, so that a mode can answer in its own protocol. If it returns
 	// an error the connection is closed. It is not called for HTTP, which has
 	// answers of its own.
 	Reply func(dialErr error) error
+
+	redirected bool // the client's own system believes that it is connected to Addr
+	// authenticate sees the Proxy-Authorization of every HTTP request where there is no
+	// Addr. It is here so that a mode that makes use of another one does not lose it.
+	authenticate func(ctx context.Context, credentials string) error
 }
 
 // Conn is a client connection together with one destination that it named. A hook gets
@@ -48,8 +59,12 @@ type Conn struct {
 	Destination Destination
 	// Protocol is what the client speaks there, [Unknown] as long as no byte was seen.
 	Protocol Protocol
+	// ServerName is the name that a TLS client asked for (RFC 6066, section 3), "" if
+	// none. It is a name, not a route.
+	ServerName string
 
-	s *stream
+	s        *stream
+	listener net.Addr // where the connection was accepted; nil: not by Serve
 }
 
 // RemoteAddr returns the client's address.
@@ -64,6 +79,24 @@ func (c *Conn) NetConn() net.Conn { return c.s.nc }
 // Peek returns the first n bytes or more that the client has sent and leaves them to be
 // read; fewer come with an error. It is for a [Mode], before it returns.
 func (c *Conn) Peek(n int) ([]byte, error) { return c.s.peek(n) }
+
+// parse reads a message of which complete tells the length as soon as it is all there.
+func (c *Conn) parse(complete func(b []byte) (n int, err error)) error {
+	for need := 1; ; need++ {
+		b, err := c.s.peek(need)
+		if err != nil {
+			return err
+		}
+		n, err := complete(b)
+		if n > 0 {
+			c.s.discard(n)
+		}
+		if n > 0 || err != nil {
+			return err
+		}
+		need = max(need, len(b))
+	}
+}
 
 // Read reads what the client has sent. It is for a [Mode], before it returns.
 func (c *Conn) Read(p []byte) (int, error) { return c.s.Read(p) }
@@ -91,15 +124,6 @@ const (
 // String returns the protocol's usual name.
 func (p Protocol) String() string {
 	return [...]string{"unknown", "HTTP/1", "HTTP/2", "TLS", "other"}[min(p, Other)]
-}
-
-// Explicit is the mode for clients that know the proxy: they send requests with an
-// absolute-form target, or CONNECT (RFC 9112, section 3.2). It is the default.
-type Explicit struct{}
-
-// Destination implements Mode: each request names its own.
-func (Explicit) Destination(context.Context, *Conn) (Destination, error) {
-	return Destination{}, nil
 }
 
 // Reverse is the mode for clients that take the proxy for the origin server: all

@@ -40,7 +40,7 @@ func (os *origins) attach(o *origin) error {
 	os.mu.Lock()
 	defer os.mu.Unlock()
 	if os.ended != nil {
-		o.s.nc.Close()
+		o.s.close()
 		return os.ended
 	}
 	os.inUse = append(os.inUse, o)
@@ -58,7 +58,7 @@ func (os *origins) detach(o *origin) {
 // close gives o up.
 func (os *origins) close(o *origin) {
 	os.detach(o)
-	o.s.nc.Close()
+	o.s.close()
 }
 
 // cut resets all that is in use and refuses more.

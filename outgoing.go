@@ -20,7 +20,7 @@ func (t *hookedTrip) prepare(req *http.Request) error {
 	if err != nil {
 		return err
 	}
-	w, err := h.requestRewrite(req)
+	w, err := h.requestRewrite(req, &t.asked)
 	if err != nil {
 		return err
 	}
@@ -45,17 +45,25 @@ func (t *hookedTrip) attach(req *http.Request, src *readerSource) error {
 	case src == nil:
 		return nil
 	case src.direct != nil:
-		if all, err := t.request.collect(src.direct); all || err != nil {
-			return err
+		all, err := t.request.collect(src.direct)
+		if err != nil {
+			return &OpError{Op: "read request", Err: err}
 		}
-	case src.err == io.EOF && len(t.request.out)+src.n < cap(t.request.out): // all was read ahead
+		if all {
+			t.watch.arm()
+			return nil
+		}
+	case src.err == io.EOF && t.request.fits(src.n): // all was read ahead
 		p, _ := src.next()
 		err := t.request.piece(p)
 		t.request.appendEnd(src.trailerFields())
 		src.done()
 		return err
 	}
-	t.source, t.content = src, &t.h.body.body
+	t.source = src
+	if !t.watch.isArmed() {
+		t.content = &t.h.body.body
+	}
 	t.stop = func() {
 		t.client.interrupt()
 		req.Body.Close()
@@ -68,7 +76,7 @@ func (h *hookedExchange) requestTarget(req *http.Request) (string, error) {
 	if !isToken(req.Method) || req.Method == http.MethodConnect {
 		return "", errHookMethod
 	}
-	if req.URL == nil || req.URL.Host == "" {
+	if req.URL == nil || req.URL.Host == "" || req.URL.Scheme != "http" && req.URL.Scheme != "https" {
 		return "", errHookTarget
 	}
 	was := h.sent
@@ -77,7 +85,7 @@ func (h *hookedExchange) requestTarget(req *http.Request) (string, error) {
 		return h.target, nil
 	}
 	target := req.URL.RequestURI()
-	if req.URL.Opaque != "" || checkTargetBytes([]byte(target)) != nil {
+	if req.URL.Opaque != "" || target[0] != '/' || checkTargetBytes([]byte(target)) != nil {
 		return "", errHookTarget
 	}
 	return target, nil
@@ -93,8 +101,9 @@ func (h *hookedExchange) routeOf(u *url.URL) *route {
 		port = map[string]string{"http": "80", "https": "443"}[u.Scheme]
 	}
 	d := Destination{Addr: net.JoinHostPort(u.Hostname(), port), TLS: u.Scheme == "https", Protocol: HTTP1}
+	d.Source, d.Mark = h.route.key.options.source, h.route.key.options.mark // firewall rules may need them
 	r := &route{conn: &Conn{Destination: d, Protocol: HTTP1, s: h.client.s}, once: true}
-	r.key = originKey{addr: d.Addr, tls: d.TLS}
+	r.key = originKey{addr: d.Addr, tls: d.TLS, options: h.route.key.options}
 	if d.TLS {
 		r.key.serverName = serverName(d)
 	}
@@ -102,12 +111,11 @@ func (h *hookedExchange) routeOf(u *url.URL) *route {
 }
 
 // requestRewrite merges the fields that hooks left with those that came.
-func (h *hookedExchange) requestRewrite(req *http.Request) (rewrite, error) {
+func (h *hookedExchange) requestRewrite(req *http.Request, c *control) (rewrite, error) {
 	fields, err := merge(req.Header, h.flow.RequestFields, h.raw.fields)
 	if err != nil {
 		return rewrite{}, err
 	}
-	c := new(control)
 	if err := c.read(fields); err != nil {
 		return rewrite{}, err
 	}
@@ -134,7 +142,7 @@ func (h *hookedExchange) responseRewrite(res *http.Response) (rewrite, error) {
 	if err != nil {
 		return rewrite{}, err
 	}
-	c := new(control)
+	c := &h.answer
 	if err := c.read(fields); err != nil {
 		return rewrite{}, err
 	}
@@ -148,7 +156,8 @@ func (h *hookedExchange) responseRewrite(res *http.Response) (rewrite, error) {
 }
 
 // outgoing puts the head of res into x.reply and returns its content.
-func (h *hookedExchange) outgoing(x *exchange, res *http.Response) (*readerSource, error) {
+func (h *hookedExchange) outgoing(x *exchange, res *http.Response) (src *readerSource, err error) {
+	defer h.recovered(&err)
 	if res.StatusCode < 200 || res.StatusCode > 999 {
 		return nil, errHookStatus
 	}
@@ -160,7 +169,7 @@ func (h *hookedExchange) outgoing(x *exchange, res *http.Response) (*readerSourc
 	if err != nil {
 		return nil, err
 	}
-	f, src, err := h.responseContent(res, string(x.line.method))
+	f, src, err := h.responseContent(res, x.method)
 	if err != nil {
 		src.done()
 		return nil, err
@@ -188,28 +197,29 @@ func reasonOf(res *http.Response) (string, error) {
 }
 
 // passUpgrade passes a 101 on and makes a tunnel of the connection.
-func (h *hookedExchange) passUpgrade(x *exchange, res *http.Response) {
+func (h *hookedExchange) passUpgrade(x *exchange, res *http.Response) error {
 	w, err := h.responseRewrite(res)
 	rwc, ok := res.Body.(io.ReadWriteCloser)
-	if err != nil || !ok {
-		x.fail(&OpError{Op: "hook", Err: firstError(err, errUpgrade)})
-		return
+	if err != nil || !ok || !h.control.upgrade || h.minor == 0 { // a client that did not ask gets none
+		return &OpError{Op: "hook", Err: firstError(err, errUpgrade)}
 	}
+	x.client.watch.disarm()
 	x.reply.start(x.client.s, framing{}, x.client.p.limits.contentTime)
 	x.reply.out = appendStatusLine(x.reply.out, res.StatusCode, "Switching Protocols")
 	x.reply.out = w.appendTo(x.reply.out)
 	if err := x.reply.flush(); err != nil {
 		x.err = &OpError{Op: "send response", Err: err}
-		return
+		return nil
 	}
 	res.Body = http.NoBody // it belongs to the tunnel now
 	x.tunnel = &tunnel{route: x.route, flow: x.flow}
 	if own, ok := rwc.(upgraded); ok {
 		x.tunnel.o = own.takeOrigin()
 		own.request.done()
-		return
+		return nil
 	}
 	x.tunnel.o = &origin{s: newStream(bodyConn{rwc}), key: x.route.key}
+	return nil
 }
 
 // bodyConn is the body of another transport's 101 as a connection.

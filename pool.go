@@ -15,6 +15,7 @@ type originKey struct {
 	addr       string
 	tls        bool
 	serverName string
+	options    socketOptions
 }
 
 // origin is a connection to an origin server.
@@ -45,7 +46,7 @@ func (p *pool) get(key originKey) *origin {
 		}
 		// The origin closed it or sent something that nobody asked for.
 		o.s.drop()
-		o.s.nc.Close()
+		o.s.close()
 	}
 }
 
@@ -67,7 +68,7 @@ func (p *pool) pop(key originKey) *origin {
 func (p *pool) put(o *origin) {
 	o.reused = true
 	if !p.push(o) {
-		o.s.nc.Close()
+		o.s.close()
 	}
 }
 
@@ -96,7 +97,7 @@ func (p *pool) reap() {
 	for key, list := range p.idle {
 		n := 0
 		for n < len(list) && time.Since(list[n].idleSince) >= p.keep {
-			list[n].s.nc.Close()
+			list[n].s.close()
 			n++
 		}
 		p.count -= n
@@ -119,7 +120,7 @@ func (p *pool) close() {
 	}
 	for _, list := range p.idle {
 		for _, o := range list {
-			o.s.nc.Close()
+			o.s.close()
 		}
 	}
 	p.idle, p.count = nil, 0

@@ -57,16 +57,16 @@ type Proxy struct {
 	TunnelTimeout time.Duration
 
 	// MaxRequestLine is the longest request line in bytes, longer ones are answered with
-	// 414 (URI Too Long). 0: 16 KiB.
+	// 414 (URI Too Long). 0 or less: 16 KiB.
 	MaxRequestLine int
 	// MaxHeaderBytes bounds the head of a request, of a response, and a trailer section.
 	// Larger requests are answered with 431 (Request Header Fields Too Large), larger
-	// responses become 502 (Bad Gateway). 0: 128 KiB.
+	// responses become 502 (Bad Gateway). 0 or less: 128 KiB.
 	MaxHeaderBytes int
-	// MaxHeaderFields bounds the number of field lines likewise. 0: 256.
+	// MaxHeaderFields bounds the number of field lines likewise. 0 or less: 256.
 	MaxHeaderFields int
 	// MaxConns bounds the client connections of each listener: while it is reached, none
-	// is accepted. 0: no limit.
+	// is accepted. 0 or less: no limit.
 	MaxConns int
 
 	start   sync.Once
@@ -77,6 +77,7 @@ type Proxy struct {
 	ctx     context.Context // ends with Close
 	cancel  context.CancelFunc
 	pool    pool
+	guard   loopGuard
 	flowIDs atomic.Uint64
 	closing atomic.Bool
 
@@ -97,10 +98,10 @@ func (p *Proxy) init() error {
 		p.pool.keep = p.limits.idleTime
 		p.dialer = dialer{
 			dial: p.Dial, timeout: p.limits.dialTime, handshake: p.limits.tlsTime,
-			config: p.defaultOriginTLS(), isLoop: p.isLoop,
+			config: p.defaultOriginTLS(), isLoop: p.isLoop, guard: &p.guard,
 		}
 		if p.Dial == nil {
-			p.dialer.dial = new(net.Dialer).DialContext // tries IPv6 and IPv4 in parallel (RFC 8305)
+			p.dialer.dial = socketDialer{}.dial
 		}
 		p.listeners, p.clients = map[net.Listener]struct{}{}, map[served]struct{}{}
 		p.sorted, p.failed = sortHooks(p.Hooks, p.Transport)
@@ -166,6 +167,7 @@ func (p *Proxy) accept(l net.Listener) error {
 		if c == nil {
 			return ErrProxyClosed
 		}
+		c.listener = l.Addr()
 		go func() {
 			defer leave(free)
 			c.serve()
@@ -304,11 +306,12 @@ func (p *Proxy) isLoop(nc net.Conn) bool {
 		return false
 	}
 	from, _ := addrPort(nc.LocalAddr())
+	here := from.Addr() == to.Addr() || to.Addr().IsLoopback() // 127.0.0.2 is reached from 127.0.0.1
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for l := range p.listeners {
 		at, ok := addrPort(l.Addr())
-		if ok && at.Port() == to.Port() && (at.Addr() == to.Addr() || at.Addr().IsUnspecified() && from.Addr() == to.Addr()) {
+		if ok && at.Port() == to.Port() && (at.Addr() == to.Addr() || at.Addr().IsUnspecified() && here) {
 			return true
 		}
 	}

@@ -49,8 +49,8 @@ func (r *relay) run() error {
 	if r.timer != nil {
 		r.timer.Stop()
 	}
-	r.near.nc.Close()
-	r.far.nc.Close()
+	r.near.close()
+	r.far.close()
 	if err := r.failure.Load(); err != nil {
 		return *err
 	}

@@ -49,7 +49,7 @@ func (w *rewrite) appendTo(dst []byte) []byte {
 	}
 	for i := range w.fields {
 		f := &w.fields[i]
-		if w.control.names && named(w.fields, f) {
+		if named(w.control.names, f) {
 			continue
 		}
 		dst = w.appendField(dst, f)
@@ -112,18 +112,20 @@ func (w *rewrite) appendHost(dst, name []byte) []byte {
 	return append(append(dst, w.host...), "\r\n"...)
 }
 
-// appendFraming keeps the line that frames the message if it says what we say.
+// appendFraming writes the field that frames the message in the place of the one that
+// came. Only the name is kept of that: odd spaces and lists are read in different ways.
 func (w *rewrite) appendFraming(dst []byte, f *field) []byte {
 	if w.framed {
 		return dst
 	}
+	f = &field{name: f.name, kind: f.kind}
 	switch {
 	case w.framing.kind == knownLength && f.kind == contentLengthField:
 		w.framed = true
 		return appendNumber(dst, f, w.framing.length)
 	case w.framing.kind == chunked && f.kind == transferEncodingField:
 		w.framed = true
-		return append(append(dst, f.line...), "\r\n"...)
+		return appendLine(dst, f, []byte("chunked"))
 	case w.framing.kind == noContent && w.describes() && f.kind == contentLengthField:
 		w.framed = true
 		return appendNumber(dst, f, w.control.length)

@@ -16,6 +16,14 @@ type route struct {
 	early  *earlyDial // a dial that began before a request was read
 }
 
+// authority is how an URL, or a Host field, names where the route leads.
+func (r *route) authority() string {
+	if r.key.tls {
+		return withoutPort(r.key.addr, "443")
+	}
+	return withoutPort(r.key.addr, "80")
+}
+
 // maxRoutes bounds how many destinations a client connection remembers decisions for.
 const maxRoutes = 64
 
@@ -71,7 +79,7 @@ func (rs *routes) close() {
 
 func (r *route) closeBound() {
 	if r.bound != nil {
-		r.bound.s.nc.Close()
+		r.bound.s.close()
 		r.bound = nil
 	}
 }

@@ -32,7 +32,7 @@ func scripted(t testing.TB, responses ...string) (addr string, seen chan string)
 	var conns atomic.Int32
 	addr = origin(t, func(c *peer) {
 		n := conns.Add(1)
-		defer func() { seen <- fmt.Sprint(n, " end") }()
+		defer func() { c.Close(); seen <- fmt.Sprint(n, " end") }()
 		for {
 			head, err := c.tryHead()
 			if err != nil || c.skipContent(head) != nil {

@@ -70,6 +70,11 @@ func (w *sender) flush() error {
 // send writes the content of src to its end. An error of src is returned after all
 // that came before it went out; the message is then left without its end.
 func (w *sender) send(src source) error {
+	if !src.ready() { // the head does not wait for content
+		if err := w.flushed(); err != nil {
+			return err
+		}
+	}
 	for {
 		if b, ok := src.(*body); ok && w.canSplice(b) {
 			if err := w.splice(b); err != nil {
@@ -84,7 +89,7 @@ func (w *sender) send(src source) error {
 			return firstError(w.flushed(), err)
 		}
 		if err := w.piece(p); err != nil {
-			return err
+			return firstError(w.flushed(), err)
 		}
 		if !src.ready() {
 			if err := w.flushed(); err != nil {
@@ -127,12 +132,17 @@ func (w *sender) piece(p []byte) error {
 	case noContent:
 		return errContentLong
 	}
-	const room = 64 // for the next chunk's size, or the last chunk
-	if len(w.out)+len(p)+room <= cap(w.out) {
+	if w.fits(len(p)) {
 		w.out = append(append(w.out, p...), end...)
 		return nil
 	}
 	return w.writeThrough(p, end)
+}
+
+// fits says whether n bytes of content can be collected, and what frames them.
+func (w *sender) fits(n int) bool {
+	const room = 64 // for the next chunk's size, or the last chunk
+	return len(w.out)+n+room <= cap(w.out)
 }
 
 // writeThrough writes what was collected, p and end without copying p.
@@ -208,11 +218,13 @@ func (w *sender) splice(b *body) error {
 	if err := w.flush(); err != nil {
 		return err
 	}
-	for b.left > 0 {
+	// The last byte is left to piece, which marks the content complete before its receiver
+	// can answer it.
+	for b.left > 1 {
 		b.src.readWithin(b.idle)
 		// The write deadline must not come first: what is in the pipe would be lost.
 		w.dst.writeWithin(2 * w.idle)
-		n, err := spliceSome(w.dst, b.src, min(b.left, spliceChunk))
+		n, err := spliceSome(w.dst, b.src, min(b.left-1, spliceChunk))
 		b.took(n)
 		w.left -= n
 		switch {

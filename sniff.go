@@ -2,6 +2,8 @@ package mitm
 
 import (
 	"bytes"
+	"io"
+	"net/netip"
 	"time"
 )
 
@@ -19,14 +21,33 @@ const (
 // serveDestination serves a connection that has a destination of its own.
 func (c *client) serveDestination(d Destination) {
 	flow := c.newFlow()
-	r := c.decide(flow, d, d.Protocol)
-	if r.action != Reject && r.action != Tunnel && d.Protocol == HTTP1 {
+	if d.redirected {
+		loop, done := c.guardLoop(d)
+		defer done()
+		if loop {
+			c.s.reset()
+			c.finish(flow, &OpError{Op: "mode", Addr: d.Addr, Err: ErrLoop})
+			return
+		}
+	}
+	r := c.decide(flow, &Conn{Destination: d, Protocol: d.Protocol, s: c.s})
+	if r.action != Tunnel && d.Protocol == HTTP1 {
 		c.serveFixed(r)
 		return
 	}
 	if err := c.open(r, flow); err != errIsHTTP {
 		c.finish(flow, err)
 	}
+}
+
+// guardLoop says whether it is the proxy itself that connects to d.
+func (c *client) guardLoop(d Destination) (loop bool, done func()) {
+	from, _ := addrPort(c.s.nc.RemoteAddr())
+	to, err := netip.ParseAddrPort(d.Addr)
+	if err != nil || isDirect(to, c.listener) {
+		return err == nil, func() {}
+	}
+	return c.p.guard.accept(ends{from, to})
 }
 
 // open dials the destination of a connection that may speak anything, and serves it.
@@ -60,6 +81,7 @@ func (c *client) open(r *route, flow *Flow) error {
 func (c *client) refuse(r *route, err error) {
 	if reply := r.conn.Destination.Reply; reply != nil {
 		reply(err)
+		c.s.linger()
 		return
 	}
 	c.s.reset()
@@ -67,7 +89,6 @@ func (c *client) refuse(r *route, err error) {
 
 // serveFixed serves HTTP/1 requests that all go to r, whatever they say.
 func (c *client) serveFixed(r *route) {
-	r.conn.Protocol = HTTP1
 	c.fixed = r
 	c.serveHTTP1()
 }
@@ -83,23 +104,40 @@ func (e errorString) Error() string { return string(e) }
 // that is dialled meanwhile, is watched too: a server that speaks first is relayed.
 func (c *client) sniff(r *route, flow *Flow, o *origin) error {
 	early := newEarlyDial(c.ctx, c.s, &c.origins, r.key, o)
-	proto := c.firstBytes(early)
-	if proto == HTTP1 {
+	conn := Conn{Destination: r.conn.Destination, s: c.s}
+	var gone error
+	if conn.Protocol, gone = c.firstBytes(early); conn.Protocol == TLS && !early.dialFailed() {
+		c.s.readWithin(c.p.limits.tlsTime)
+		conn.ServerName, gone = peekServerName(c.s)
+	}
+	if gone != nil {
+		early.reset()
+		c.s.reset()
+		return &OpError{Op: "relay", Addr: r.key.addr, Err: gone}
+	}
+	early.stopListening()
+	c.s.resume()
+	again := c.decideAgain(r, flow, &conn)
+	if again.key != r.key { // a hook sends it elsewhere, now that it knows
+		early.close()
+		early = newEarlyDial(c.ctx, c.s, &c.origins, again.key, nil)
 		early.stopListening()
-		c.s.resume()
-		again := c.decide(flow, r.conn.Destination, HTTP1)
-		if again.action == Default || again.action == Intercept {
-			again.early = early
-			c.serveFixed(again)
-			early.close()
-			return errIsHTTP
-		}
-		r = again
+	}
+	if conn.Protocol == HTTP1 && again.action != Tunnel { // a Reject is told in HTTP
+		again.early = early
+		c.serveFixed(again)
+		early.close()
+		return errIsHTTP
+	}
+	if again.action == Reject {
+		early.close()
+		c.s.reset()
+		return again.err
 	}
 	o, err := early.take()
-	if err == nil && r.action == Reject {
+	if err == nil && early.cut != nil {
 		c.origins.close(o)
-		err = r.err
+		err = &OpError{Op: "relay", Addr: again.key.addr, Err: early.cut}
 	}
 	if err != nil {
 		c.s.reset()
@@ -108,29 +146,44 @@ func (c *client) sniff(r *route, flow *Flow, o *origin) error {
 	return c.relay(o, flow)
 }
 
-// firstBytes reads until it is clear what the client speaks, or the origin speaks.
-func (c *client) firstBytes(early *earlyDial) Protocol {
+// decideAgain asks the ConnHooks once more, now that it is known what the client speaks,
+// unless they have decided already.
+func (c *client) decideAgain(r *route, flow *Flow, conn *Conn) *route {
+	if r.action == Default {
+		return c.decide(flow, conn)
+	}
+	known := *r
+	known.conn = conn
+	return &known
+}
+
+// firstBytes reads until it is clear what the client speaks, or the origin speaks. It
+// returns an error if the client's connection broke.
+func (c *client) firstBytes(early *earlyDial) (Protocol, error) {
 	c.s.readWithin(c.p.limits.tunnelTime)
-	for begun := false; ; {
+	for begun, patient := false, false; ; {
 		if proto, sure := classify(c.s.buffered()); sure {
-			return proto
+			return proto, nil
 		}
 		if !begun && len(c.s.buffered()) > 0 {
 			begun = true
 			c.s.readWithin(prefixWait)
 		}
 		err := c.s.fill(c.p.limits.requestLine)
-		if err == nil {
+		switch {
+		case err == nil:
 			continue
+		case err == errFull: // only what reads like a request so far gets that long
+			return HTTP1, nil
+		case err != io.EOF && !isTimeout(err):
+			return Unknown, err
+		case patient || !early.dialFailed():
+			return Other, nil
 		}
-		if early.dialFailed() && !begun {
-			early.stopListening()
-			begun = true
-			c.s.resume()
-			c.s.readWithin(failedWait)
-			continue
-		}
-		return Other
+		early.stopListening()
+		patient = true
+		c.s.resume()
+		c.s.readWithin(failedWait)
 	}
 }
 

@@ -54,6 +54,7 @@ type stream struct {
 	mu          sync.Mutex // orders deadlines set by different goroutines
 	interrupted bool
 	hurried     bool
+	onClose     func()
 }
 
 func newStream(nc net.Conn) *stream {
@@ -313,7 +314,26 @@ func (s *stream) closeWrite() error {
 	if half, ok := s.nc.(interface{ CloseWrite() error }); ok {
 		return half.CloseWrite()
 	}
-	return s.nc.Close()
+	return s.close()
+}
+
+// linger ends the connection after an answer to what may not have been read to its end, as
+// far as close, which has to follow: without this, that would destroy the answer on its
+// way (RFC 9112, section 9.6).
+func (s *stream) linger() {
+	const lingerTime, lingerBytes = time.Second, 256 << 10
+	if s.closeWrite() != nil {
+		return
+	}
+	s.resume()
+	s.readWithin(lingerTime)
+	for n := 0; n < lingerBytes; {
+		n += len(s.buffered())
+		s.discard(len(s.buffered()))
+		if s.fill(bufferSize) != nil {
+			return
+		}
+	}
 }
 
 // reset closes the connection so that the peer sees an error, not an end.
@@ -321,7 +341,19 @@ func (s *stream) reset() {
 	if l, ok := s.nc.(interface{ SetLinger(int) error }); ok {
 		l.SetLinger(0)
 	}
-	s.nc.Close()
+	s.close()
+}
+
+// close closes the connection and tells whoever wants to know, once.
+func (s *stream) close() error {
+	s.mu.Lock()
+	onClose := s.onClose
+	s.onClose = nil
+	s.mu.Unlock()
+	if onClose != nil {
+		onClose()
+	}
+	return s.nc.Close()
 }
 
 // drop gives the buffer back with whatever is in it. The stream is not read again.

@@ -8,6 +8,7 @@ import (
 // Errors of requests that the mode can't serve.
 var (
 	errOriginForm = errors.New("this is a proxy: it needs the absolute URL in the request line, or CONNECT (RFC 9112, section 3.2)")
+	errInTheClear = errors.New("https target on a connection in the clear (RFC 9110, section 4.2.2)")
 	errNoConnect  = errors.New("CONNECT to a server that is no proxy (RFC 9110, section 9.3.6)")
 )
 
@@ -21,11 +22,24 @@ func (x *exchange) findRoute() error {
 		if x.line.form == authorityForm {
 			return errNoConnect
 		}
+		if x.line.https && !c.fixed.key.tls {
+			return errInTheClear
+		}
 		x.route = c.fixed
-	case x.line.form == originForm || x.line.form == asteriskForm:
+	case x.line.form == originForm:
 		return errOriginForm
+	}
+	if c.fixed == nil {
+		if err := x.authenticate(); err != nil {
+			return err
+		}
+	}
+	switch {
+	case c.fixed != nil:
+	case x.line.form == asteriskForm: // for the proxy itself
+		return nil
 	case x.line.form == authorityForm:
-		x.route = c.decide(x.flow, Destination{Addr: x.line.hostPort()}, Unknown)
+		x.route = c.decide(x.flow, &Conn{Destination: Destination{Addr: x.line.hostPort()}, s: c.s})
 	default:
 		if x.route = c.routes.find(&x.line); x.route == nil {
 			x.route = x.newRoute()
@@ -46,20 +60,58 @@ func (x *exchange) findRoute() error {
 func (x *exchange) newRoute() *route {
 	authority := string(x.line.appendAuthority(nil))
 	d := Destination{Addr: x.line.hostPort(), TLS: x.line.https, Host: authority}
-	r := x.client.decide(x.flow, d, HTTP1)
+	r := x.client.decide(x.flow, &Conn{Destination: d, Protocol: HTTP1, s: x.client.s})
 	if r.host == authority {
 		r.host = ""
 	}
 	return r
 }
 
-// routeStatus is requestStatus and exchangeStatus for the errors of findRoute.
-func routeStatus(err error) int {
-	switch {
-	case errors.Is(err, ErrRejected):
-		return http.StatusForbidden
-	case err == errNoConnect:
-		return http.StatusMethodNotAllowed
+// authenticate shows the credentials of the request to whoever the mode says. Of several
+// fields none counts: it can't be told which one another reader would believe.
+func (x *exchange) authenticate() (err error) {
+	c := x.client
+	if c.authenticate == nil {
+		return nil
 	}
-	return http.StatusBadRequest
+	credentials, n := "", 0
+	for i := range x.head.fields {
+		if f := &x.head.fields[i]; f.kind == proxyAuthorizationField {
+			credentials, n = string(f.value), n+1
+		}
+	}
+	if n > 1 {
+		return ErrCredentials
+	}
+	defer func() { err = refusal(err) }() // a panic is none of the client's business
+	defer c.recovered("mode", &err)
+	return c.authenticate(c.ctx, credentials)
+}
+
+// deny answers a request whose destination is none, or not for this client. The connection
+// goes on where the request can be read to its end, but not after a CONNECT: what follows
+// one may not be HTTP (RFC 9931).
+func (x *exchange) deny(err error) {
+	status := http.StatusBadRequest
+	switch {
+	case errors.Is(err, ErrCredentials):
+		status, err = http.StatusProxyAuthRequired, &OpError{Op: "mode", Err: err}
+	case errors.Is(err, ErrRejected):
+		status = http.StatusForbidden
+	case err == errNoConnect:
+		status, err = http.StatusMethodNotAllowed, &OpError{Op: "read request", Err: err}
+	default:
+		err = &OpError{Op: "read request", Err: err}
+	}
+	if status == http.StatusBadRequest || x.line.form == authorityForm || x.client.fixed != nil {
+		x.refuse(status, err)
+		return
+	}
+	x.err = err
+	if !x.control.expectContinue {
+		x.body.drain()
+	}
+	if x.keep = x.answer(status, err.Error(), x.control.close || !x.body.ended()); !x.keep {
+		x.linger()
+	}
 }

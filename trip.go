@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"sync/atomic"
 	"time"
 )
 
@@ -26,12 +27,12 @@ const (
 // goroutine that runs it writes the request and reads the response; content that is
 // not at hand with the head is sent by a second one, so that an early answer is seen.
 type trip struct {
-	client   *stream // whose request it is
-	origins  *origins
-	watch    *watch
-	limits   *limits
-	owner    tripOwner
-	route    *route
+	client  *stream // whose request it is
+	origins *origins
+	watch   *watch
+	limits  *limits
+	owner   tripOwner
+	route   *route
 
 	method  string
 	request sender // request.out holds the head and what content goes with it
@@ -42,10 +43,11 @@ type trip struct {
 	bound   bool   // the request carries credentials that bind its connection
 
 	o          *origin
-	earlyErr   error      // of a dial that began before the request
-	received   bool       // a byte of a response came
-	uploaded   chan error // the result of the upload; nil: no goroutine was needed
-	uploadErr  error      // of the source, not of the origin
+	earlyErr   error       // of a dial that began before the request
+	received   bool        // a byte of a response came
+	uploaded   chan error  // the result of the upload; nil: no goroutine was needed
+	uploadErr  error       // of the source, not of the origin
+	stopped    atomic.Bool // errors of the source are our own doing
 	ctx        context.Context
 	clientDone <-chan struct{} // of the client connection, which cuts by itself
 	unhook     func() bool     // stops watching ctx
@@ -71,8 +73,8 @@ type tripOwner interface {
 func (t *trip) run(ctx context.Context) error {
 	t.ctx = ctx
 	n := len(t.request.out)
-	for {
-		if err := t.acquire(ctx); err != nil {
+	for again := false; ; again = true {
+		if err := t.acquire(ctx, again); err != nil {
 			t.o = nil
 			return err
 		}
@@ -101,14 +103,16 @@ func idempotent(method string) bool {
 }
 
 // acquire gets a connection: the client's own, one dialled for it early, an idle one or
-// a new one.
-func (t *trip) acquire(ctx context.Context) (err error) {
+// a new one. Where one has turned out to be dead already, others may be too.
+func (t *trip) acquire(ctx context.Context, again bool) (err error) {
 	if o := t.reserved(); o != nil {
 		t.o = o
 		return nil
 	}
-	if t.o, err = t.origins.idle(t.route.key); t.o != nil {
-		return err
+	if !again {
+		if t.o, err = t.origins.idle(t.route.key); t.o != nil {
+			return err
+		}
 	}
 	if t.earlyErr != nil {
 		return t.earlyErr
@@ -172,7 +176,9 @@ func (t *trip) upload() {
 		t.watchClient()
 	case !errors.As(err, &sending):
 		// The client stopped in the middle, and so do we: visibly.
-		t.uploadErr = err
+		if !t.stopped.Load() {
+			t.uploadErr = err
+		}
 		t.o.s.reset()
 	}
 	t.uploaded <- err
@@ -218,7 +224,7 @@ func (t *trip) readResponse() error {
 			return errUpgrade
 		}
 		if t.status.code/100 != 1 || t.status.code == 101 {
-			t.body.start(t.o.s, t.control.framing, t.limits.contentTime, t.limits.head)
+			t.body.start(t.o.s, &t.control, t.limits.contentTime, t.limits.head)
 			return nil
 		}
 		if err := t.owner.interim(t); err != nil {
@@ -260,6 +266,7 @@ func (t *trip) join() bool {
 	if t.uploaded == nil {
 		return true
 	}
+	t.stopped.Store(true)
 	t.stop()
 	t.o.s.hurry(uploadGrace)
 	err := <-t.uploaded
@@ -275,7 +282,7 @@ func (t *trip) abandon() {
 		return
 	}
 	if t.body.ended() {
-		t.o.s.nc.Close()
+		t.o.s.close()
 	} else {
 		t.o.s.reset()
 	}
@@ -321,7 +328,7 @@ func (t *trip) keep() {
 	o.bound = o.bound || t.bound || t.control.connectionBound
 	switch {
 	case o.bound && t.route.once:
-		o.s.nc.Close()
+		o.s.close()
 		return
 	case o.bound:
 		o.reused, t.route.bound = true, o

@@ -1,6 +1,9 @@
 package mitm
 
-import "time"
+import (
+	"sync"
+	"time"
+)
 
 // slowAfter is when an exchange is slow enough to look whether its client still waits.
 const slowAfter = 100 * time.Millisecond
@@ -13,21 +16,40 @@ type watch struct {
 	gone  func()  // ends all that is done for the client
 	timer *time.Timer
 	ended chan struct{} // a token for every run that the timer began
+
+	mu    sync.Mutex // a hook may send requests from several goroutines
+	armed bool
 }
 
 // arm starts watching once the exchange turns out to be slow.
 func (w *watch) arm() {
-	if w.timer == nil {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	switch {
+	case w.armed:
+	case w.timer == nil:
 		w.ended = make(chan struct{}, 1)
 		w.timer = time.AfterFunc(slowAfter, w.run)
-		return
+	default:
+		w.timer.Reset(slowAfter)
 	}
-	w.timer.Reset(slowAfter)
+	w.armed = true
 }
 
-// disarm stops it. Bytes that were read ahead are in the client's buffer.
+// isArmed says whether nobody else may read from the client.
+func (w *watch) isArmed() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.armed
+}
+
+// disarm stops it, if it was armed. Bytes that were read ahead are in the client's buffer.
 func (w *watch) disarm() {
-	if w.timer.Stop() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	armed := w.armed
+	w.armed = false
+	if !armed || w.timer.Stop() {
 		return
 	}
 	w.s.interrupt()

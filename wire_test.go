@@ -2,9 +2,11 @@ package mitm_test
 
 import (
 	"bufio"
+	"errors"
 	"io"
 	"net"
 	"net/http"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -165,8 +167,12 @@ func (p *peer) response(method string) (*http.Response, string) {
 // closed fails the test unless the connection ends without another byte.
 func (p *peer) closed() {
 	p.t.Helper()
-	if b, _ := p.rest(); b != "" {
+	b, err := p.rest()
+	if b != "" {
 		p.t.Errorf("more bytes: %q", b)
+	}
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		p.t.Error("the connection does not end")
 	}
 }
 

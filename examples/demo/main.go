@@ -50,7 +50,7 @@ func newProxy(flows chan<- *mitm.Flow, hosts map[string]string) *mitm.Proxy {
 		Dial: func(ctx context.Context, network, addr string) (net.Conn, error) {
 			to, ok := hosts[addr]
 			if !ok {
-				return nil, &net.DNSError{Err: "no such host", Name: addr, IsNotFound: true}
+				return nil, &net.DNSError{Err: "no such host", Name: strings.Split(addr, ":")[0], IsNotFound: true}
 			}
 			return new(net.Dialer).DialContext(ctx, network, to)
 		},

@@ -1,0 +1,130 @@
+package mitm
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"strconv"
+	"time"
+)
+
+// This file ends exchanges: what the client is told when it gets no response of an origin,
+// and what becomes of its connection.
+
+// conclude decides what becomes of the client connection after a response.
+func (x *exchange) conclude(err error, addr string, closing, sent bool) {
+	x.client.watch.disarm()
+	switch {
+	case err != nil:
+		x.breakOff(err, addr)
+	case closing || !sent:
+		x.linger()
+	default:
+		x.keep = true
+	}
+}
+
+// breakOff ends the connection in the middle of a response, so that it shows: a length
+// or a last chunk is missing, or else the connection is reset.
+func (x *exchange) breakOff(err error, addr string) {
+	var sending *sendError
+	if errors.As(err, &sending) {
+		x.err = &OpError{Op: "send response", Err: x.cause(err)}
+		x.client.s.reset()
+		return
+	}
+	x.err = &OpError{Op: "read response", Addr: addr, Err: x.cause(err)}
+	if x.reply.framing.kind == closeFramed {
+		x.client.s.reset()
+		return
+	}
+	x.linger()
+}
+
+// cause prefers the reason why the connection was ended to what the end looked like.
+func (x *exchange) cause(err error) error {
+	if x.client.ctx.Err() == nil {
+		return err
+	}
+	return context.Cause(x.client.ctx)
+}
+
+// linger closes after an answer whose request may not have been read to its end.
+func (x *exchange) linger() { x.client.s.linger() }
+
+// refuse answers a request that can't be served, and closes: what follows it may be
+// its content, or not even a request.
+func (x *exchange) refuse(status int, err error) {
+	x.err = err
+	x.answer(status, err.Error(), true)
+	x.linger()
+}
+
+// fail answers a request that got no response. The connection goes on if the request
+// was read to its end.
+func (x *exchange) fail(err error) {
+	x.client.watch.disarm()
+	x.err = err
+	if x.client.ctx.Err() != nil {
+		x.err = &OpError{Op: "read response", Addr: x.route.key.addr, Err: context.Cause(x.client.ctx)}
+		return
+	}
+	status := exchangeStatus(err)
+	var op *OpError
+	if errors.As(err, &op) && op.Op == "read request" {
+		status = requestStatus(err)
+	}
+	x.keep = x.answer(status, err.Error(), x.control.close || !x.body.ended())
+	if !x.keep {
+		x.linger()
+	}
+}
+
+// answer writes a short response of the proxy's own and says whether the connection
+// can serve another request.
+func (x *exchange) answer(status int, text string, closing bool) (keep bool) {
+	x.answered(status)
+	closing = closing || x.client.p.closing.Load()
+	switch status { // why is in Flow.Err, not for the client
+	case http.StatusForbidden:
+		text = ErrRejected.Error()
+	case http.StatusProxyAuthRequired:
+		text = ErrCredentials.Error()
+	}
+	text += "\n"
+	x.reply.start(x.client.s, framing{}, x.client.p.limits.contentTime)
+	b := appendStatusLine(x.reply.out, status, http.StatusText(status))
+	b = append(time.Now().UTC().AppendFormat(append(b, "Date: "...), http.TimeFormat), "\r\n"...)
+	if status == http.StatusProxyAuthRequired {
+		b = append(b, "Proxy-Authenticate: Basic realm=\"proxy\", charset=\"UTF-8\"\r\n"...)
+	}
+	b = append(b, "Content-Type: text/plain; charset=utf-8\r\nContent-Length: "...)
+	b = append(strconv.AppendInt(b, int64(len(text)), 10), "\r\n"...)
+	if closing {
+		b = append(b, "Connection: close\r\n"...)
+	}
+	b = append(b, "\r\n"...)
+	if x.method != http.MethodHead {
+		b = append(b, text...)
+	}
+	x.reply.out = b
+	return x.reply.flush() == nil && !closing
+}
+
+func (x *exchange) answered(status int) {
+	if x.flow != nil {
+		x.flow.Answered, x.flow.Status = time.Now(), status
+	}
+}
+
+func (x *exchange) countUp(n int64) {
+	if x.flow != nil {
+		x.flow.up.Store(n)
+	}
+}
+
+func (x *exchange) countDown(n int64) {
+	if x.flow != nil {
+		x.flow.down.Store(n)
+	}
+}

@@ -1,0 +1,176 @@
+package mitm
+
+import (
+	"context"
+	"crypto/sha256"
+	"crypto/subtle"
+	"encoding/base64"
+	"errors"
+	"net"
+	"strings"
+	"syscall"
+)
+
+// Explicit is the mode for clients that know the proxy, and the default. They send HTTP
+// requests with an absolute-form target, or CONNECT (RFC 9112, section 3.2), or speak
+// SOCKS5 (RFC 1928): all on one port, told apart by the first byte. SOCKS4 is refused in
+// its own protocol.
+type Explicit struct {
+	// Authenticate, if not nil, is asked for every HTTP request and CONNECT with the
+	// credentials of its Proxy-Authorization field (RFC 7617, decoded, passwords may
+	// hold colons and UTF-8), and once for every SOCKS5 connection (RFC 1929). An error
+	// refuses: HTTP clients are told 407 (Proxy Authentication Required), SOCKS5 clients
+	// status 1. It is not called for a client that sends no credentials; that is
+	// refused. Credentials are never sent on and never logged. See [Passwords].
+	Authenticate func(ctx context.Context, user, password string) error
+}
+
+// ErrCredentials is what a [Flow] ends with whose client sent no or wrong credentials.
+var ErrCredentials = errors.New("no or wrong proxy credentials")
+
+// Passwords returns a function for [Explicit.Authenticate] that knows the given users and
+// their passwords. It takes the same time for every wrong answer.
+func Passwords(users map[string]string) func(ctx context.Context, user, password string) error {
+	known := make(map[string][sha256.Size]byte, len(users))
+	for user, password := range users {
+		known[user] = sha256.Sum256([]byte(password))
+	}
+	return func(_ context.Context, user, password string) error {
+		want, ok := known[user]
+		got := sha256.Sum256([]byte(password))
+		if subtle.ConstantTimeCompare(want[:], got[:]) != 1 || !ok {
+			return ErrCredentials
+		}
+		return nil
+	}
+}
+
+// Destination implements Mode. HTTP requests name their own destination; for SOCKS5 the
+// negotiation happens here.
+func (e Explicit) Destination(ctx context.Context, c *Conn) (Destination, error) {
+	first, err := c.Peek(1)
+	if err != nil {
+		return Destination{}, err
+	}
+	switch first[0] {
+	case socks5Version:
+		d, err := e.socks5(ctx, c)
+		if err != nil {
+			c.s.linger() // the client is to read why
+		}
+		return d, err
+	case socks4Version:
+		c.Write(appendSOCKS4Refusal(nil))
+		c.s.linger()
+		return Destination{}, errSOCKSVersion
+	}
+	if e.Authenticate == nil {
+		return Destination{}, nil
+	}
+	return Destination{authenticate: e.authenticate}, nil
+}
+
+// authenticate asks about the value of a Proxy-Authorization field (RFC 7617, section 2).
+func (e Explicit) authenticate(ctx context.Context, credentials string) error {
+	scheme, encoded, _ := strings.Cut(credentials, " ")
+	if !strings.EqualFold(scheme, "Basic") {
+		return ErrCredentials
+	}
+	plain, err := base64.StdEncoding.DecodeString(strings.TrimLeft(encoded, " "))
+	user, password, ok := strings.Cut(string(plain), ":")
+	if err != nil || !ok {
+		return ErrCredentials
+	}
+	return refusal(e.Authenticate(ctx, user, password))
+}
+
+// refusal makes ErrCredentials of whatever an Authenticate returned.
+func refusal(err error) error {
+	if err == nil || errors.Is(err, ErrCredentials) {
+		return err
+	}
+	return errors.Join(ErrCredentials, err)
+}
+
+// socks5 is the server's side of a negotiation up to the request. What comes after the
+// request stays in c.
+func (e Explicit) socks5(ctx context.Context, c *Conn) (d Destination, err error) {
+	var methods []byte
+	err = c.parse(func(b []byte) (n int, err error) {
+		methods, n, err = parseSOCKSGreeting(b)
+		return n, err
+	})
+	if err != nil {
+		return d, err
+	}
+	method := chooseSOCKSMethod(methods, e.Authenticate != nil)
+	if _, err := c.Write([]byte{socks5Version, method}); err != nil {
+		return d, err
+	}
+	switch method {
+	case socksNoAcceptable:
+		return d, errSOCKSMethods
+	case socksPassword:
+		if err := e.socksPassword(ctx, c); err != nil {
+			return d, err
+		}
+	}
+	err = c.parse(func(b []byte) (n int, err error) {
+		d.Addr, n, err = parseSOCKSRequest(b)
+		return n, err
+	})
+	if err != nil {
+		c.Write(appendSOCKSReply(nil, socksReplyTo(err)))
+		return Destination{}, err
+	}
+	d.Reply = func(dialErr error) error {
+		_, err := c.Write(appendSOCKSReply(nil, socksReplyTo(dialErr)))
+		return err
+	}
+	return d, nil
+}
+
+// socksPassword is RFC 1929: any status but 0 ends the connection.
+func (e Explicit) socksPassword(ctx context.Context, c *Conn) error {
+	var user, password string
+	err := c.parse(func(b []byte) (int, error) {
+		u, p, n, err := parseSOCKSPassword(b)
+		user, password = string(u), string(p)
+		return n, err
+	})
+	if err == nil {
+		err = refusal(e.Authenticate(ctx, user, password))
+	}
+	status := byte(0)
+	if err != nil {
+		status = 1
+	}
+	if _, writeErr := c.Write([]byte{socksAuthTry, status}); err == nil {
+		err = writeErr
+	}
+	return err
+}
+
+// socksReplyTo tells a SOCKS client how a request or a dial went.
+func socksReplyTo(err error) socksReply {
+	var dns *net.DNSError
+	switch {
+	case err == nil:
+		return socksSucceeded
+	case errors.Is(err, errSOCKSCommand):
+		return socksCommandUnsupported
+	case errors.Is(err, errSOCKSAddress):
+		return socksAddressUnsupported
+	case errors.Is(err, ErrRejected):
+		return socksNotAllowed
+	case errors.Is(err, syscall.ECONNREFUSED):
+		return socksRefused
+	case errors.Is(err, syscall.ENETUNREACH):
+		return socksNetUnreachable
+	case errors.Is(err, syscall.EHOSTUNREACH), errors.As(err, &dns):
+		return socksHostUnreachable
+	case isTimeout(err):
+		return socksTTLExpired
+	}
+	return socksGeneralFailure
+}

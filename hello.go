@@ -1,0 +1,52 @@
+package mitm
+
+import (
+	"crypto/tls"
+	"errors"
+	"io"
+	"net"
+)
+
+// maxHello is how much of a ClientHello is read. Those of today take 2 KiB.
+const maxHello = 64 << 10
+
+// peekServerName reads the ClientHello that s begins with, however it is cut into records
+// and segments, and leaves it there. It returns "" if there is no name, or no hello, and an
+// error if the connection broke.
+func peekServerName(s *stream) (name string, err error) {
+	stop := errors.New("the hello is all that is wanted")
+	config := &tls.Config{GetConfigForClient: func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
+		name = hello.ServerName
+		return nil, stop
+	}}
+	hello := helloConn{Conn: s.nc, s: s}
+	tls.Server(&hello, config).Handshake() // ends in stop, or a worse error
+	return name, hello.gone
+}
+
+// helloConn reads ahead in a stream without consuming it, and swallows what is written:
+// the alert of a handshake that is not meant to succeed.
+type helloConn struct {
+	net.Conn
+	s    *stream
+	at   int   // how much was read
+	gone error // what broke the connection
+}
+
+// Read implements net.Conn.
+func (c *helloConn) Read(p []byte) (int, error) {
+	if c.at == len(c.s.buffered()) {
+		if err := c.s.fill(maxHello); err != nil {
+			if err != io.EOF && err != errFull && !isTimeout(err) {
+				c.gone = err
+			}
+			return 0, err
+		}
+	}
+	n := copy(p, c.s.buffered()[c.at:])
+	c.at += n
+	return n, nil
+}
+
+// Write implements net.Conn.
+func (c *helloConn) Write(p []byte) (int, error) { return len(p), nil }

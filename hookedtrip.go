@@ -1,0 +1,179 @@
+package mitm
+
+import (
+	"context"
+	"io"
+	"net/http"
+	"sync"
+)
+
+// joinUpload waits for an upload that is through with content that a hook put in place,
+// so that the client's own can be read. Nothing is left of it where it was sent itself.
+func (t *hookedTrip) joinUpload() bool {
+	if src, ok := t.source.(*readerSource); !ok || src.direct != nil {
+		return !ok
+	}
+	if !t.mu.TryLock() {
+		return false
+	}
+	defer t.mu.Unlock()
+	joined := t.join()
+	t.control.close = t.control.close || !joined
+	return joined
+}
+
+// closeTrips gives up the responses that hooks replaced or forgot, even if one is being
+// read.
+func (h *hookedExchange) closeTrips() {
+	for t := h.last; t != nil; t = t.previous {
+		if h.isRunning(t) {
+			continue
+		}
+		if !t.mu.TryLock() {
+			t.conn.reset()
+			t.mu.Lock()
+		}
+		t.close()
+		t.mu.Unlock()
+	}
+}
+
+func (h *hookedExchange) isRunning(t *hookedTrip) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return t.running
+}
+
+// endTrips stops calls of the engine that hooks have left running, and waits for them.
+// The client connection is not used again then, see busy.
+func (h *hookedExchange) endTrips() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.x = nil
+	if h.running > 0 {
+		h.client.cancel(errOver)
+	}
+	for h.running > 0 {
+		h.returned.Wait()
+	}
+}
+
+// hookedTrip is one call of the engine's RoundTrip, and the body of its response.
+type hookedTrip struct {
+	trip
+	asked  control // of the request as the hooks left it
+	h      *hookedExchange
+	raw    rawHead // the response as it came
+	res    *http.Response
+	mu     sync.Mutex
+	closed bool
+
+	previous *hookedTrip // the call before this one
+	running  bool        // it has not returned; guarded by h.mu
+	conn     *stream     // where the response comes from
+}
+
+// Read implements io.Reader. At its end the origin connection is free for others.
+func (t *hookedTrip) Read(p []byte) (int, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.closed && !t.body.ended() {
+		return 0, http.ErrBodyReadAfterClose
+	}
+	n, err := t.body.Read(p)
+	if err == io.EOF {
+		setTrailer(&t.res.Trailer, t.body.trailers)
+		t.close()
+	}
+	return n, err
+}
+
+// Close implements io.Closer. A response that was not read to its end costs the
+// connection.
+func (t *hookedTrip) Close() error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.close()
+	return nil
+}
+
+func (t *hookedTrip) close() {
+	if !t.closed {
+		t.closed = true
+		if t.status.code == http.StatusSwitchingProtocols {
+			t.abandon() // no HTTP connection any more
+		}
+		t.finish()
+		t.request.done()
+	}
+}
+
+// upgraded is the body of a 101: the connection itself (as in net/http).
+type upgraded struct{ *hookedTrip }
+
+// Read reads from the origin.
+func (u upgraded) Read(p []byte) (int, error) { return u.o.s.Read(p) }
+
+// Write writes to the origin.
+func (u upgraded) Write(p []byte) (int, error) { return u.o.s.nc.Write(p) }
+
+// RoundTrip implements http.RoundTripper: it makes one trip to an origin server.
+func (h *hookedExchange) RoundTrip(req *http.Request) (*http.Response, error) {
+	t, err := h.newTrip()
+	if err != nil {
+		return nil, err
+	}
+	defer h.tripReturned(t)
+	if err := t.prepare(req); err != nil {
+		t.request.done()
+		return nil, asOpError(err)
+	}
+	if err := t.run(req.Context()); err != nil {
+		t.request.done()
+		return nil, t.cause(req.Context(), err)
+	}
+	return t.response(req), nil
+}
+
+func (t *hookedTrip) cause(ctx context.Context, err error) error {
+	if src, ok := t.source.(*readerSource); ok && src.direct == nil && t.uploadErr != nil && !t.h.body.failed() {
+		return asOpError(t.uploadErr) // of what a hook put in place
+	}
+	if ctx.Err() == nil {
+		return err
+	}
+	return &OpError{Op: "read response", Addr: t.route.key.addr, Err: context.Cause(ctx)}
+}
+
+func (h *hookedExchange) newTrip() (*hookedTrip, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.x == nil {
+		return nil, errOver
+	}
+	t := &hookedTrip{}
+	if h.last == nil {
+		t = &h.first
+		t.head.fields = h.x.trip.head.fields // memory that is there
+	}
+	t.h, t.previous, h.last = h, h.last, t
+	h.running++
+	t.running = true
+	return t, nil
+}
+
+func (h *hookedExchange) tripReturned(t *hookedTrip) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	t.running = false
+	h.running--
+	h.returned.Signal()
+}
+
+// busy says whether content is still being sent, or a call of the engine has not
+// returned.
+func (h *hookedExchange) busy() bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.running > 0 || h.last != nil && h.last.uploadingStill()
+}
