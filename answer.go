@@ -34,7 +34,7 @@ func (x *exchange) breakOff(err error, addr string) {
 		return
 	}
 	x.err = &OpError{Op: "read response", Addr: addr, Err: x.cause(err)}
-	if x.reply.framing.kind == closeFramed {
+	if x.reply.framing.kind == closeFramed || errors.Is(err, http.ErrAbortHandler) {
 		x.client.s.reset()
 		return
 	}

@@ -97,7 +97,7 @@ func TestAuthReason(t *testing.T) {
 		c := dial(t, start(t, p))
 		c.send("GET http://origin.test/ HTTP/1.1\r\nHost: h\r\n" + basic("user:pass") + "\r\n")
 		c.wantChallenge("GET", false)
-		if f := nextFlow(t, flows); !errors.Is(f.Err, reason) || !errors.Is(f.Err, mitm.ErrCredentials) || f.Conn != nil {
+		if f := nextFlow(t, flows); !errors.Is(f.Err, reason) || !errors.Is(f.Err, mitm.ErrCredentials) || f.Conn.Destination.Addr != "" {
 			t.Errorf("flow: %v", f.Err)
 		}
 	})

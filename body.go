@@ -159,7 +159,7 @@ func (b *body) took(n int64) {
 func (b *body) fill() error {
 	b.src.readWithin(b.idle)
 	err := b.src.fill(bufferSize)
-	if err == io.EOF && b.kind != closeFramed {
+	if err == io.EOF && (b.kind != closeFramed || b.src.endedOpen()) {
 		err = io.ErrUnexpectedEOF
 	}
 	return err

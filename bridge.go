@@ -238,13 +238,20 @@ func setTrailer(trailer *http.Header, fields []field) {
 	}
 }
 
-// mergeTrailers merges trailer back into the order of raw.
+// mergeTrailers merges trailer back into the order of raw. It is too late to refuse what
+// can't be sent, so that is left out.
 func mergeTrailers(trailer http.Header, raw []field) []field {
 	names := make([]string, len(raw))
 	for i := range raw {
 		names[i] = string(raw[i].name)
 	}
-	fields, err := merge(trailer, names, raw)
+	sound := http.Header{}
+	for key, values := range trailer {
+		if isToken(key) && !slices.ContainsFunc(values, func(v string) bool { return !validValue(v) }) {
+			sound[key] = values
+		}
+	}
+	fields, err := merge(sound, names, raw)
 	if err != nil {
 		return nil
 	}

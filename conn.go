@@ -3,6 +3,7 @@ package mitm
 import (
 	"context"
 	"fmt"
+	"io"
 	"net"
 	"runtime/debug"
 	"sync/atomic"
@@ -20,17 +21,17 @@ const (
 type client struct {
 	p      *Proxy
 	s      *stream
+	conn   *Conn // as the mode gets it, without a destination
 	ctx    context.Context
 	cancel context.CancelCauseFunc
 	state  atomic.Int32
 	isCut  chan struct{} // closed when cut is through
 
-	fixed    *route // the connection's own destination; nil: each request names one
-	routes   routes
-	watch    watch
-	remote   string   // see remoteAddr
-	listener net.Addr // where it was accepted; nil: not by Serve
-	host     []byte   // scratch for a Host field
+	fixed  *route // the connection's own destination; nil: each request names one
+	routes routes
+	watch  watch
+	remote string // see remoteAddr
+	host   []byte // scratch for a Host field
 
 	// authenticate sees the credentials of requests that name a destination; nil: nobody does.
 	authenticate func(ctx context.Context, credentials string) error
@@ -41,7 +42,8 @@ type client struct {
 // newClient registers a connection. It returns nil, with the connection closed, if the
 // proxy is closing.
 func (p *Proxy) newClient(ctx context.Context, nc net.Conn) *client {
-	c := &client{p: p, s: newStream(nc), isCut: make(chan struct{})}
+	s := newStream(nc)
+	c := &client{p: p, s: s, conn: &Conn{s: s}, isCut: make(chan struct{})}
 	c.ctx, c.cancel = context.WithCancelCause(ctx)
 	c.watch.s, c.watch.gone = c.s, c.leave
 	c.origins.pool, c.origins.dialer = &p.pool, &p.dialer
@@ -76,9 +78,10 @@ func (c *client) serve() {
 	}()
 	d, err := c.destination()
 	switch {
+	case err == io.EOF: // a client that never said anything
 	case err != nil:
-		c.p.logger().Debug("mitm: mode", "client", c.s.nc.RemoteAddr(), "err", err)
 		c.s.reset()
+		c.finish(c.newFlow(), &OpError{Op: "mode", Err: err})
 	case d.Addr == "":
 		c.authenticate = d.authenticate
 		c.serveHTTP1()
@@ -99,10 +102,11 @@ func (c *client) forget() {
 func (c *client) destination() (d Destination, err error) {
 	defer c.recovered("mode", &err)
 	c.s.readWithin(c.p.limits.headTime)
+	c.s.writeWithin(c.p.limits.headTime)
 	if !c.rest() {
 		return d, net.ErrClosed
 	}
-	d, err = c.p.mode().Destination(c.ctx, &Conn{s: c.s, listener: c.listener})
+	d, err = c.p.mode().Destination(c.ctx, c.conn)
 	if !c.wake() {
 		err = net.ErrClosed
 	}
@@ -220,7 +224,7 @@ func (c *client) newFlow() *Flow {
 	if len(h.conn) == 0 && len(h.done) == 0 && h.http == nil {
 		return nil
 	}
-	return &Flow{ID: c.p.flowIDs.Add(1), Start: time.Now()}
+	return &Flow{ID: c.p.flowIDs.Add(1), Start: time.Now(), Conn: c.conn}
 }
 
 // finish tells the DoneHooks, once, that flow is over.
@@ -236,6 +240,17 @@ func (c *client) finish(flow *Flow, err error) {
 			hook.HookDone(flow)
 		}()
 	}
+}
+
+// dialTunnel dials while the client waits. One that leaves ends the dial; one that only
+// has nothing more to say does not.
+func (c *client) dialTunnel(r *route) (*origin, error) {
+	c.watch.halfClose = true
+	c.watch.arm()
+	o, err := c.origins.dial(c.ctx, r.key)
+	c.watch.disarm()
+	c.watch.halfClose = false
+	return o, err
 }
 
 // relay joins the client and o until both are through.

@@ -11,9 +11,7 @@ import (
 // that the client is told what really happened.
 func (x *exchange) connect() {
 	c := x.client
-	c.watch.arm()
-	o, err := c.origins.dial(c.ctx, x.route.key)
-	c.watch.disarm()
+	o, err := c.dialTunnel(x.route)
 	if err != nil {
 		x.control.close = true // RFC 9931: what follows a refused CONNECT is no request
 		x.fail(err)

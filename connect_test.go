@@ -55,7 +55,7 @@ func (c *memConn) unread() string {
 	return c.in.String()
 }
 
-func TestR6_ConnectTargets(t *testing.T) {
+func TestR06_ConnectTargets(t *testing.T) {
 	t.Parallel()
 	for _, target := range []string{
 		"origin.test", "origin.test:", "origin.test:0", "origin.test:65536", "origin.test:+80", "origin.test:8 0",
@@ -84,7 +84,7 @@ func noDial(t *testing.T) mitm.DialFunc {
 }
 
 // authority-form is for CONNECT only.
-func TestR6_AuthorityFormElsewhere(t *testing.T) {
+func TestR06_AuthorityFormElsewhere(t *testing.T) {
 	t.Parallel()
 	eachEngine(t, func(t *testing.T, p *mitm.Proxy) {
 		p.Dial = noDial(t)
@@ -320,7 +320,7 @@ func TestCheckedDialResolves(t *testing.T) {
 	c.Close()
 }
 
-// A client that leaves while its destination is dialled ends the dial.
+// A client whose connection breaks while its destination is dialled ends the dial.
 func TestConnectClientGone(t *testing.T) {
 	eachEngine(t, func(t *testing.T, p *mitm.Proxy) {
 		synctest.Test(t, func(t *testing.T) {
@@ -337,9 +337,37 @@ func TestConnectClientGone(t *testing.T) {
 			go p.ServeConn(t.Context(), server)
 			io.WriteString(client, "CONNECT origin.test:443 HTTP/1.1\r\nHost: origin.test\r\n\r\nearly")
 			<-dialling
-			client.Close()
+			client.reset()
 			if f := <-flows; !errors.Is(f.Err, mitm.ErrClientGone) || f.Method != "CONNECT" || f.Status != 0 {
 				t.Errorf("flow %s, status %d, %v", f.Method, f.Status, f.Err)
+			}
+			p.Close()
+		})
+	})
+}
+
+// A client may send all it has, and its end, while its destination is dialled slowly: the
+// tunnel delivers both.
+func TestR37_EndBeforeTunnel(t *testing.T) {
+	eachEngine(t, func(t *testing.T, p *mitm.Proxy) {
+		synctest.Test(t, func(t *testing.T) {
+			client, server := memPipe()
+			near, far := memPipe()
+			p.Dial = func(context.Context, string, string) (net.Conn, error) {
+				time.Sleep(5 * time.Second) // of the bubble's clock
+				return near, nil
+			}
+			go p.ServeConn(t.Context(), server)
+			io.WriteString(client, "CONNECT origin.test:7 HTTP/1.1\r\nHost: origin.test\r\n\r\nall there is")
+			client.CloseWrite()
+			if got, err := io.ReadAll(far); string(got) != "all there is" || err != nil {
+				t.Errorf("origin got %q, %v", got, err)
+			}
+			io.WriteString(far, "answer")
+			far.Close()
+			got, err := io.ReadAll(client)
+			if want := "HTTP/1.1 200 Connection Established\r\n\r\nanswer"; string(got) != want || err != nil {
+				t.Errorf("client got %q, %v", got, err)
 			}
 			p.Close()
 		})

@@ -3,7 +3,9 @@ package mitm
 import (
 	"context"
 	"crypto/tls"
+	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"net/netip"
 	"syscall"
@@ -38,15 +40,33 @@ type socketOptionsKey struct{}
 func (d socketDialer) dial(ctx context.Context, network, addr string) (net.Conn, error) {
 	options, _ := ctx.Value(socketOptionsKey{}).(socketOptions)
 	var dialer net.Dialer
-	if options.source.IsValid() {
-		dialer.LocalAddr = net.TCPAddrFromAddrPort(netip.AddrPortFrom(options.source, 0))
-	}
 	if d.check != nil || options != (socketOptions{}) {
 		dialer.ControlContext = func(ctx context.Context, _, address string, raw syscall.RawConn) error {
 			return firstError(d.ask(ctx, address), options.apply(raw))
 		}
 	}
+	if options.source.IsValid() {
+		return dialSpoofed(ctx, dialer, options.source, network, addr)
+	}
 	return dialer.DialContext(ctx, network, addr)
+}
+
+// Connections from a client's address have ports that the client's system does not choose
+// by itself. With the same addresses and ports as one of the client's own connections they
+// would be that one for the kernel's tables.
+const firstSpoofedPort, lastSpoofedPort, spoofTries = 10000, 32767, 64
+
+// dialSpoofed tries ports until it finds one that is free.
+func dialSpoofed(ctx context.Context, dialer net.Dialer, source netip.Addr, network, addr string) (nc net.Conn, err error) {
+	for range spoofTries {
+		port := firstSpoofedPort + rand.IntN(lastSpoofedPort-firstSpoofedPort+1)
+		dialer.LocalAddr = net.TCPAddrFromAddrPort(netip.AddrPortFrom(source, uint16(port)))
+		nc, err = dialer.DialContext(ctx, network, addr)
+		if !errors.Is(err, syscall.EADDRINUSE) && !errors.Is(err, syscall.EADDRNOTAVAIL) {
+			break
+		}
+	}
+	return nc, err
 }
 
 func (d socketDialer) ask(ctx context.Context, address string) error {
@@ -138,7 +158,7 @@ func (d *dialer) startTLS(ctx context.Context, nc net.Conn, serverName string) (
 		config.ServerName = serverName
 	}
 	config.NextProtos = []string{"http/1.1"}
-	c := tls.Client(nc, config)
+	c := tls.Client(&tlsSocket{Conn: nc}, config)
 	if err := c.HandshakeContext(ctx); err != nil {
 		nc.Close()
 		return nil, err

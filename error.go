@@ -18,7 +18,13 @@ var ErrRejected = errors.New("destination rejected")
 // ErrLoop is a destination that is the proxy itself.
 var ErrLoop = errors.New("destination is the proxy itself")
 
-// ErrClientGone is a client that left before its response was complete.
+// ErrNotRedirected is a connection to a transparent proxy that no firewall rule led there:
+// somebody connected to the proxy itself. It is refused by a reset.
+var ErrNotRedirected = errors.New("connection was not redirected")
+
+// ErrClientGone is a client that left before its response was complete. In an exchange that
+// takes more than a moment, closing the sending side counts as leaving; a tunnel passes
+// it on.
 var ErrClientGone = errors.New("client closed the connection")
 
 // OpError says at which step of a connection's way an error came up, and where.

@@ -51,25 +51,24 @@ func TestExplicitCurl(t *testing.T) {
 	addr, heads := answering(t, ok200)
 	const right, wrong, couldNot = "user:p:ss wörd", "user:p", 97 // CURLE_PROXY
 	for name, test := range map[string]struct {
-		args   []string
-		url    string
-		want   string // what is printed, and the exit status
-		closes bool   // no flow: refused before a destination was named
+		args []string
+		url  string
+		want string // what is printed, and the exit status
 	}{
-		"SOCKS5 name":            {[]string{"--socks5-hostname", "AT", "-U", right}, "http://origin.test/", "ok200 0", false},
-		"SOCKS5 address":         {[]string{"--socks5", "AT", "-U", right}, "http://ADDR/", "ok200 0", false},
-		"SOCKS5 wrong password":  {[]string{"--socks5", "AT", "-U", wrong}, "http://ADDR/", fmt.Sprint("000 ", couldNot), true},
-		"SOCKS5 no password":     {[]string{"--socks5", "AT"}, "http://ADDR/", fmt.Sprint("000 ", couldNot), true},
-		"SOCKS5 unknown name":    {[]string{"--socks5-hostname", "AT", "-U", right}, "http://other.test/", fmt.Sprint("000 ", couldNot), false},
-		"SOCKS4":                 {[]string{"--socks4", "AT"}, "http://ADDR/", fmt.Sprint("000 ", couldNot), true},
-		"SOCKS4a":                {[]string{"--socks4a", "AT"}, "http://origin.test/", fmt.Sprint("000 ", couldNot), true},
-		"HTTP":                   {[]string{"-x", "AT", "-U", right}, "http://origin.test/", "ok200 0", false},
-		"HTTP wrong password":    {[]string{"-x", "AT", "-U", wrong}, "http://origin.test/", "no or wrong proxy credentials\n407 0", false},
-		"HTTP no password":       {[]string{"-x", "AT"}, "http://origin.test/", "no or wrong proxy credentials\n407 0", false},
-		"HTTP any way":           {[]string{"-x", "AT", "-U", right, "--proxy-anyauth"}, "http://origin.test/", "ok200 0", false},
-		"CONNECT":                {[]string{"-p", "-x", "AT", "-U", right}, "http://origin.test/", "ok200 0", false},
-		"CONNECT wrong password": {[]string{"-p", "-x", "AT", "-U", wrong}, "http://origin.test/", "000 56", false}, // CURLE_RECV_ERROR
-		"CONNECT any way":        {[]string{"-p", "-x", "AT", "-U", right, "--proxy-anyauth"}, "http://origin.test/", "ok200 0", false},
+		"SOCKS5 name":            {[]string{"--socks5-hostname", "AT", "-U", right}, "http://origin.test/", "ok200 0"},
+		"SOCKS5 address":         {[]string{"--socks5", "AT", "-U", right}, "http://ADDR/", "ok200 0"},
+		"SOCKS5 wrong password":  {[]string{"--socks5", "AT", "-U", wrong}, "http://ADDR/", fmt.Sprint("000 ", couldNot)},
+		"SOCKS5 no password":     {[]string{"--socks5", "AT"}, "http://ADDR/", fmt.Sprint("000 ", couldNot)},
+		"SOCKS5 unknown name":    {[]string{"--socks5-hostname", "AT", "-U", right}, "http://other.test/", fmt.Sprint("000 ", couldNot)},
+		"SOCKS4":                 {[]string{"--socks4", "AT"}, "http://ADDR/", fmt.Sprint("000 ", couldNot)},
+		"SOCKS4a":                {[]string{"--socks4a", "AT"}, "http://origin.test/", fmt.Sprint("000 ", couldNot)},
+		"HTTP":                   {[]string{"-x", "AT", "-U", right}, "http://origin.test/", "ok200 0"},
+		"HTTP wrong password":    {[]string{"-x", "AT", "-U", wrong}, "http://origin.test/", "no or wrong proxy credentials\n407 0"},
+		"HTTP no password":       {[]string{"-x", "AT"}, "http://origin.test/", "no or wrong proxy credentials\n407 0"},
+		"HTTP any way":           {[]string{"-x", "AT", "-U", right, "--proxy-anyauth"}, "http://origin.test/", "ok200 0"},
+		"CONNECT":                {[]string{"-p", "-x", "AT", "-U", right}, "http://origin.test/", "ok200 0"},
+		"CONNECT wrong password": {[]string{"-p", "-x", "AT", "-U", wrong}, "http://origin.test/", "000 56"}, // CURLE_RECV_ERROR
+		"CONNECT any way":        {[]string{"-p", "-x", "AT", "-U", right, "--proxy-anyauth"}, "http://origin.test/", "ok200 0"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			eachEngine(t, func(t *testing.T, p *mitm.Proxy) {
@@ -88,8 +87,8 @@ func TestExplicitCurl(t *testing.T) {
 					}
 				}
 				p.Close()
-				if test.closes != (len(flows) == 0) {
-					t.Errorf("%d flows", len(flows))
+				if len(flows) == 0 {
+					t.Error("no flow tells of it")
 				}
 			})
 		})
@@ -137,7 +136,7 @@ func TestExplicitPython(t *testing.T) {
 		want string
 	}{
 		"SOCKS5":                 {[]string{socksScript, port, "user", "p:ss wörd", "origin.test", "80"}, "05020100 0500 ok"},
-		"SOCKS5 wrong password":  {[]string{socksScript, port, "user", "p", "origin.test", "80"}, "05020101  \x01\x01"[:9]},
+		"SOCKS5 wrong password":  {[]string{socksScript, port, "user", "p", "origin.test", "80"}, "05020101 "},
 		"SOCKS5 unknown name":    {[]string{socksScript, port, "user", "p:ss wörd", "other.test", "80"}, "05020100 0504 \x00\x00"},
 		"CONNECT":                {[]string{tunnelScript, port, "user:p:ss wörd", "origin.test"}, "ok"},
 		"CONNECT wrong password": {[]string{tunnelScript, port, "user:p", "origin.test"}, "Tunnel connection failed: 407 Proxy Authentication Required"},

@@ -13,8 +13,8 @@ import (
 type Flow struct {
 	// ID counts from 1 within a Proxy.
 	ID uint64
-	// Conn is the client connection with the destination that the flow went to. It is
-	// nil if the request could not be understood.
+	// Conn is the client connection with the destination that the flow went to, which is
+	// zero if the client named none that could be understood.
 	Conn *Conn
 	// Tunnel is set if bytes were relayed unread: after a CONNECT, an Upgrade, or for
 	// a protocol that is only relayed.

@@ -1,6 +1,7 @@
 package mitm
 
 import (
+	"net"
 	"net/netip"
 	"sync"
 )
@@ -43,4 +44,15 @@ func (g *loopGuard) note(mine, others *map[ends]int, e ends) (loop bool, done fu
 			delete(*mine, e)
 		}
 	}
+}
+
+// addrPort returns the address of a TCP connection or listener. IPv4 is always IPv4, also
+// on a socket for both.
+func addrPort(a net.Addr) (netip.AddrPort, bool) {
+	t, ok := a.(*net.TCPAddr)
+	if !ok {
+		return netip.AddrPort{}, false
+	}
+	ap := t.AddrPort()
+	return netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port()), ap.IsValid()
 }

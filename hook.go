@@ -16,7 +16,9 @@ type Hook any
 type ConnHook interface {
 	// HookConn is asked once for every destination that a client connection names,
 	// by its [Mode], by CONNECT or by the authority of a request target, before
-	// anything is dialled. It may change c.Destination. Of several hooks the first
+	// anything is dialled. If all answer Default and the protocol is not known yet, it is
+	// asked again when it is, see [Conn.Protocol]; not for a CONNECT, which is tunnelled
+	// then. It may change c.Destination. Of several hooks the first
 	// that answers anything but Default decides. An error is Reject with a reason,
 	// which goes to [Flow.Err] and not to the client. The Flow in ctx, see
 	// [FlowFromContext], is the exchange or tunnel that named the destination.
@@ -53,7 +55,7 @@ type HTTPHook interface {
 	// Host field. Fields that concern one hop only were taken out of req.Header; what
 	// frames the content is computed anew from Body and ContentLength. A replaced
 	// Body whose ContentLength was not changed is measured if it is short and sent
-	// in chunks if it is long. An error becomes a 502 (Bad Gateway) or 504 (Gateway
+	// in chunks if it is long; its Close must end a Read that waits. An error becomes a 502 (Bad Gateway) or 504 (Gateway
 	// Timeout), http.ErrAbortHandler a reset.
 	HookHTTP(next http.RoundTripper) http.RoundTripper
 }

@@ -117,7 +117,8 @@ const (
 	HTTP2
 	// TLS is a ClientHello.
 	TLS
-	// Other is anything else, also a server that speaks first.
+	// Other is anything else, also a server that speaks first, and what is not quite one of
+	// the protocols above. It is relayed; a [ConnHook] that has to see all can reject it.
 	Other
 )
 

@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"example.com/mitm"
 )
@@ -245,4 +246,15 @@ func (l *lab) web(t *testing.T, addr string) (heads chan string) {
 		}
 	})
 	return heads
+}
+
+// await returns what comes out of ch.
+func await[T any](t *testing.T, ch chan T) (v T) {
+	t.Helper()
+	select {
+	case v = <-ch:
+	case <-time.After(patience):
+		t.Fatal("nothing came")
+	}
+	return v
 }

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"syscall"
 
 	"golang.org/x/sys/unix"
 )
@@ -99,39 +98,4 @@ func explainOriginalDst(tc *net.TCPConn, dst, local netip.AddrPort, err error) e
 		return fmt.Errorf("original destination: the kernel has no connection tracking: %w", errors.ErrUnsupported)
 	}
 	return fmt.Errorf("original destination: %w", err)
-}
-
-// transparentSocket lets a listener accept connections to any address, as TPROXY rules
-// need it. One option covers IPv4 and IPv6.
-func transparentSocket(_, _ string, raw syscall.RawConn) error {
-	return setSocketOption(raw, unix.SOL_IP, unix.IP_TRANSPARENT, 1, "IP_TRANSPARENT")
-}
-
-// markSocket and spoofSocket prepare a socket that is about to connect.
-func markSocket(raw syscall.RawConn, mark int) error {
-	return setSocketOption(raw, unix.SOL_SOCKET, unix.SO_MARK, mark, "SO_MARK")
-}
-
-// spoofSocket lets the socket have a foreign source address, whose port is chosen when
-// the destination is known: a port can serve many destinations then.
-func spoofSocket(raw syscall.RawConn) error {
-	if err := setSocketOption(raw, unix.SOL_IP, unix.IP_TRANSPARENT, 1, "IP_TRANSPARENT"); err != nil {
-		return err
-	}
-	return setSocketOption(raw, unix.SOL_IP, unix.IP_BIND_ADDRESS_NO_PORT, 1, "IP_BIND_ADDRESS_NO_PORT")
-}
-
-func setSocketOption(raw syscall.RawConn, level, option, value int, name string) (err error) {
-	if ctlErr := raw.Control(func(fd uintptr) {
-		err = unix.SetsockoptInt(int(fd), level, option, value)
-	}); ctlErr != nil {
-		return ctlErr
-	}
-	if errors.Is(err, unix.EPERM) {
-		return fmt.Errorf("%s needs the capability CAP_NET_ADMIN or CAP_NET_RAW: %w", name, err)
-	}
-	if err != nil {
-		return fmt.Errorf("%s: %w", name, err)
-	}
-	return nil
 }

@@ -8,7 +8,6 @@ import (
 	"net"
 	"net/netip"
 	"runtime"
-	"syscall"
 )
 
 // redirectSupported says what is missing outside Linux.
@@ -20,11 +19,3 @@ func redirectSupported() error {
 func originalDst(net.Conn) (netip.AddrPort, error) {
 	return netip.AddrPort{}, redirectSupported()
 }
-
-// transparentSocket has nothing to do: divert-to of OpenBSD and fwd of FreeBSD need no
-// option.
-func transparentSocket(_, _ string, _ syscall.RawConn) error { return nil }
-
-func markSocket(syscall.RawConn, int) error { return redirectSupported() }
-
-func spoofSocket(syscall.RawConn) error { return redirectSupported() }

@@ -25,6 +25,40 @@ type origin struct {
 	reused    bool // it carried an exchange before, so it may turn out to be stale
 	bound     bool // it carried credentials that authenticate the connection
 	idleSince time.Time
+	listening chan error // see listen
+}
+
+// listen reads from an idle connection that can't be probed, because it is no socket. What
+// the read ends with tells whether it may be used again.
+func (o *origin) listen() {
+	if o.s.low != nil {
+		return
+	}
+	o.listening = make(chan error, 1)
+	o.s.readWithin(0)
+	go func() { o.listening <- o.s.fill(bufferSize) }()
+}
+
+// quiet ends the idle time of a connection. It returns false if the origin has closed it or
+// has sent something that nobody asked for.
+func (o *origin) quiet() bool {
+	if o.listening == nil {
+		return !o.s.pending()
+	}
+	o.s.interrupt()
+	err := <-o.listening
+	o.listening = nil
+	o.s.resume()
+	return isTimeout(err)
+}
+
+// close closes an idle connection.
+func (o *origin) close() {
+	o.s.close()
+	if o.listening != nil {
+		<-o.listening
+	}
+	o.s.drop()
 }
 
 // pool keeps idle origin connections. The one that was used last is used first.
@@ -41,12 +75,10 @@ type pool struct {
 func (p *pool) get(key originKey) *origin {
 	for {
 		o := p.pop(key)
-		if o == nil || !o.s.pending() {
+		if o == nil || o.quiet() {
 			return o
 		}
-		// The origin closed it or sent something that nobody asked for.
-		o.s.drop()
-		o.s.close()
+		o.close()
 	}
 }
 
@@ -67,8 +99,8 @@ func (p *pool) pop(key originKey) *origin {
 // put keeps o for another exchange, or closes it if the pool is full or closed.
 func (p *pool) put(o *origin) {
 	o.reused = true
-	if !p.push(o) {
-		o.s.close()
+	if o.listen(); !p.push(o) {
+		o.close()
 	}
 }
 
@@ -97,7 +129,7 @@ func (p *pool) reap() {
 	for key, list := range p.idle {
 		n := 0
 		for n < len(list) && time.Since(list[n].idleSince) >= p.keep {
-			list[n].s.close()
+			list[n].close()
 			n++
 		}
 		p.count -= n
@@ -120,7 +152,7 @@ func (p *pool) close() {
 	}
 	for _, list := range p.idle {
 		for _, o := range list {
-			o.s.close()
+			o.close()
 		}
 	}
 	p.idle, p.count = nil, 0

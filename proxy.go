@@ -7,7 +7,6 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"net/netip"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -167,7 +166,7 @@ func (p *Proxy) accept(l net.Listener) error {
 		if c == nil {
 			return ErrProxyClosed
 		}
-		c.listener = l.Addr()
+		c.conn.listener = l.Addr()
 		go func() {
 			defer leave(free)
 			c.serve()
@@ -316,13 +315,4 @@ func (p *Proxy) isLoop(nc net.Conn) bool {
 		}
 	}
 	return false
-}
-
-func addrPort(a net.Addr) (netip.AddrPort, bool) {
-	t, ok := a.(*net.TCPAddr)
-	if !ok {
-		return netip.AddrPort{}, false
-	}
-	ap := t.AddrPort()
-	return netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port()), ap.IsValid()
 }

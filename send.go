@@ -21,7 +21,7 @@ const (
 	// pipe costs more than it saves.
 	spliceFrom = 256 << 10
 	// spliceChunk bounds one call, so that counts and deadlines stay alive.
-	spliceChunk = 1 << 20
+	spliceChunk = 256 << 10
 )
 
 // sender writes one message: a head, put into out beforehand, and its content. Small

@@ -20,17 +20,20 @@ const (
 
 // serveDestination serves a connection that has a destination of its own.
 func (c *client) serveDestination(d Destination) {
-	flow := c.newFlow()
+	flow, conn := c.newFlow(), &Conn{Destination: d, Protocol: d.Protocol, s: c.s}
 	if d.redirected {
 		loop, done := c.guardLoop(d)
 		defer done()
 		if loop {
 			c.s.reset()
+			if flow != nil {
+				flow.Conn = conn
+			}
 			c.finish(flow, &OpError{Op: "mode", Addr: d.Addr, Err: ErrLoop})
 			return
 		}
 	}
-	r := c.decide(flow, &Conn{Destination: d, Protocol: d.Protocol, s: c.s})
+	r := c.decide(flow, conn)
 	if r.action != Tunnel && d.Protocol == HTTP1 {
 		c.serveFixed(r)
 		return
@@ -44,7 +47,7 @@ func (c *client) serveDestination(d Destination) {
 func (c *client) guardLoop(d Destination) (loop bool, done func()) {
 	from, _ := addrPort(c.s.nc.RemoteAddr())
 	to, err := netip.ParseAddrPort(d.Addr)
-	if err != nil || isDirect(to, c.listener) {
+	if err != nil || isDirect(to, c.conn.listener) {
 		return err == nil, func() {}
 	}
 	return c.p.guard.accept(ends{from, to})
@@ -59,7 +62,7 @@ func (c *client) open(r *route, flow *Flow) error {
 	if reply := r.conn.Destination.Reply; reply == nil && r.action != Tunnel {
 		return c.sniff(r, flow, nil)
 	}
-	o, err := c.origins.dial(c.ctx, r.key)
+	o, err := c.dialTunnel(r)
 	if err != nil {
 		c.refuse(r, err)
 		return err
@@ -190,8 +193,8 @@ func (c *client) firstBytes(early *earlyDial) (Protocol, error) {
 // classify tells what b is the beginning of. It is not sure as long as b could become
 // HTTP or TLS.
 func classify(b []byte) (proto Protocol, sure bool) {
-	const preface = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" // RFC 9113, section 3.4
-	if len(b) == 0 {
+	const preface = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"        // RFC 9113, section 3.4
+	if b = bytes.TrimPrefix(b, []byte("\r\n")); len(b) == 0 { // RFC 9112, section 2.2
 		return Unknown, false
 	}
 	if b[0] == 0x16 {

@@ -41,6 +41,7 @@ type stream struct {
 	nc  net.Conn        // as accepted or dialled, never wrapped: the kernel can splice it
 	raw syscall.RawConn // nil: nc is no socket, so waiting needs a buffer
 	low syscall.RawConn // the socket that carries nc, under TLS too; nil: none
+	tls *tlsSocket      // what nc runs on if it is TLS
 
 	buf      []byte // nil while nothing is buffered
 	r, w     int    // buf[r:w] is unread
@@ -61,7 +62,9 @@ func newStream(nc net.Conn) *stream {
 	s := &stream{nc: nc, raw: rawConn(nc)}
 	s.low = s.raw
 	if t, ok := nc.(*tls.Conn); ok {
-		s.low = rawConn(t.NetConn())
+		if s.tls, ok = t.NetConn().(*tlsSocket); ok {
+			s.low = rawConn(s.tls.Conn)
+		}
 	}
 	s.readable, s.probe = s.readReady, s.pollSocket
 	return s
@@ -86,6 +89,9 @@ func rawConn(nc net.Conn) syscall.RawConn {
 
 // buffered returns the unread bytes; they are valid until the next fill.
 func (s *stream) buffered() []byte { return s.buf[s.r:s.w] }
+
+// endedOpen says whether the connection, at its end, ended without a word of its protocol.
+func (s *stream) endedOpen() bool { return s.tls != nil && s.tls.ended }
 
 // discard consumes n buffered bytes. They stay readable until the next fill or release.
 func (s *stream) discard(n int) { s.r += n }

@@ -17,40 +17,51 @@ var (
 // target nor the Host field can change that.
 func (x *exchange) findRoute() error {
 	c := x.client
-	switch {
-	case c.fixed != nil:
-		if x.line.form == authorityForm {
-			return errNoConnect
-		}
-		if x.line.https && !c.fixed.key.tls {
-			return errInTheClear
-		}
-		x.route = c.fixed
-	case x.line.form == originForm:
-		return errOriginForm
-	}
-	if c.fixed == nil {
-		if err := x.authenticate(); err != nil {
+	if c.fixed != nil {
+		if err := x.fits(c.fixed); err != nil {
 			return err
 		}
+		return x.follow(c.fixed)
 	}
-	switch {
-	case c.fixed != nil:
-	case x.line.form == asteriskForm: // for the proxy itself
+	if x.line.form == originForm {
+		return errOriginForm
+	}
+	if err := x.authenticate(); err != nil {
+		return err
+	}
+	switch x.line.form {
+	case asteriskForm: // for the proxy itself
 		return nil
-	case x.line.form == authorityForm:
-		x.route = c.decide(x.flow, &Conn{Destination: Destination{Addr: x.line.hostPort()}, s: c.s})
-	default:
-		if x.route = c.routes.find(&x.line); x.route == nil {
-			x.route = x.newRoute()
-			c.routes.add(x.route)
-		}
+	case authorityForm:
+		return x.follow(c.decide(x.flow, &Conn{Destination: Destination{Addr: x.line.hostPort()}, s: c.s}))
 	}
+	r := c.routes.find(&x.line)
+	if r == nil {
+		r = x.newRoute()
+		c.routes.add(r)
+	}
+	return x.follow(r)
+}
+
+// follow makes r the route of the request, unless it is rejected.
+func (x *exchange) follow(r *route) error {
+	x.route = r
 	if x.flow != nil {
 		x.flow.Conn = x.route.conn
 	}
 	if x.route.action == Reject {
 		return x.route.err
+	}
+	return nil
+}
+
+// fits says whether a request makes sense to the server that r leads to.
+func (x *exchange) fits(r *route) error {
+	switch {
+	case x.line.form == authorityForm:
+		return errNoConnect
+	case x.line.https && !r.key.tls:
+		return errInTheClear
 	}
 	return nil
 }

@@ -2,15 +2,10 @@ package mitm
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net"
 	"net/netip"
 )
-
-// ErrNotRedirected is a connection to a transparent proxy that no firewall rule led there:
-// somebody connected to the proxy itself. It is refused by a reset.
-var ErrNotRedirected = errors.New("connection was not redirected")
 
 // Transparent is the mode for clients that know nothing of the proxy, because a firewall
 // rule leads their connections to it. The destination is what the kernel says, and

@@ -1,6 +1,7 @@
 package mitm
 
 import (
+	"io"
 	"sync"
 	"time"
 )
@@ -16,6 +17,8 @@ type watch struct {
 	gone  func()  // ends all that is done for the client
 	timer *time.Timer
 	ended chan struct{} // a token for every run that the timer began
+
+	halfClose bool // an end does not count: a tunnel passes it on
 
 	mu    sync.Mutex // a hook may send requests from several goroutines
 	armed bool
@@ -71,7 +74,7 @@ func (w *watch) look() {
 		switch {
 		case err == nil:
 			continue
-		case err != errFull && !isTimeout(err):
+		case err != errFull && !isTimeout(err) && !(err == io.EOF && w.halfClose):
 			w.gone()
 		}
 		return

@@ -7,6 +7,21 @@ import (
 	"net"
 )
 
+// tlsSocket is what a TLS connection runs on. It remembers whether it came to its end:
+// crypto/tls reports that like a close_notify, but only the latter says that nothing was
+// cut off (RFC 9112, section 9.8).
+type tlsSocket struct {
+	net.Conn
+	ended bool
+}
+
+// Read implements net.Conn.
+func (s *tlsSocket) Read(p []byte) (int, error) {
+	n, err := s.Conn.Read(p)
+	s.ended = s.ended || err == io.EOF
+	return n, err
+}
+
 // maxHello is how much of a ClientHello is read. Those of today take 2 KiB.
 const maxHello = 64 << 10
 

@@ -1,0 +1,13 @@
+//go:build !linux
+
+package mitm
+
+import "syscall"
+
+// transparentSocket has nothing to do: divert-to of OpenBSD and fwd of FreeBSD need no
+// option.
+func transparentSocket(_, _ string, _ syscall.RawConn) error { return nil }
+
+func markSocket(syscall.RawConn, int) error { return redirectSupported() }
+
+func spoofSocket(syscall.RawConn) error { return redirectSupported() }
