@@ -27,8 +27,7 @@ func (x *exchange) conclude(err error, addr string, closing, sent bool) {
 // breakOff ends the connection in the middle of a response, so that it shows: a length
 // or a last chunk is missing, or else the connection is reset.
 func (x *exchange) breakOff(err error, addr string) {
-	var sending *sendError
-	if errors.As(err, &sending) {
+	if isSendError(err) {
 		x.err = &OpError{Op: "send response", Err: x.cause(err)}
 		x.client.s.reset()
 		return

@@ -29,6 +29,8 @@ type source interface {
 	next() ([]byte, error)
 	// ready says whether next has something to return without waiting.
 	ready() bool
+	// wire returns where the content comes from if that is the wire, untouched; else nil.
+	wire() *body
 	// trailerFields are what came after the content; nil before io.EOF.
 	trailerFields() []field
 }
@@ -69,6 +71,8 @@ func (b *body) start(src *stream, c *control, idle time.Duration, limit headLimi
 		b.err = io.EOF
 	}
 }
+
+func (b *body) wire() *body { return b }
 
 func (b *body) trailerFields() []field {
 	if b.err != io.EOF {

@@ -172,7 +172,8 @@ func placeholder(name string, kind fieldKind, old *field, raw []field) (f field,
 
 // appendRest appends the values that were not taken.
 func appendRest(fields []field, header http.Header, taken []string) ([]field, error) {
-	var rest []string
+	var few [8]string
+	rest := few[:0]
 	for key, values := range header {
 		if count(taken, key) < len(values) && !isFraming(kindOf([]byte(key))) {
 			rest = append(rest, key)

@@ -1,8 +1,6 @@
 package mitm
 
-import (
-	"io"
-)
+import "io"
 
 // readerSource is content that a hook put in place, or the client's or origin's own if
 // direct is set.
@@ -35,6 +33,16 @@ func (s *readerSource) ready() bool {
 	return s.n > 0
 }
 
+// sent is the number of bytes that came from the source.
+func (s *readerSource) sent() int64 {
+	if s.direct != nil {
+		return s.direct.count
+	}
+	return s.count
+}
+
+func (s *readerSource) wire() *body { return s.direct }
+
 func (s *readerSource) trailerFields() []field {
 	switch {
 	case s.trailer != nil:
@@ -48,9 +56,7 @@ func (s *readerSource) trailerFields() []field {
 // next implements source.
 func (s *readerSource) next() ([]byte, error) {
 	if s.direct != nil {
-		p, err := s.direct.next()
-		s.count += int64(len(p))
-		return p, err
+		return s.direct.next()
 	}
 	if s.r == nil {
 		return nil, io.EOF

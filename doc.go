@@ -11,24 +11,30 @@ are, which is the same in every mode. Then hooks decide and change, see [Hook].
 Data flows down this list. Each step is a file, or a few.
 
 	accept    proxy.go      listeners, limits, shutdown (defaults.go: what zero values mean)
-	mode      mode.go       where does the client want to go?
+	mode      mode.go       where does the client want to go? Explicit: explicit.go, on top of
+	                        socks5.go; Transparent: transparent.go, on top of origdst_linux.go
 	serve     conn.go       one client connection, from its mode to its end
 	sniff     sniff.go      the first bytes of either side, where the protocol is not known
+	                        (early.go: an origin that is dialled meanwhile)
 	decide    hook.go       what embedders plug in; flow.go: what they are told
-	exchange  http1.go      one HTTP/1 request and its response; connect.go: CONNECT, 101, TRACE
-	route     route.go      the destination of a request, and what was decided about it
-	trip      trip.go       a request on its way to an origin and the response back
-	origin    dial.go       connecting; pool.go: idle connections
+	exchange  http1.go      one HTTP/1 request and its response: target.go finds its route.go,
+	                        answer.go ends it, connect.go has CONNECT, 101 and TRACE
+	trip      trip.go       a request on its way to an origin and the response back, over one of
+	                        the origins.go of a client (watch.go: is the client still there?)
+	origin    dial.go       connecting; pool.go: idle connections; tls.go: TLS to an origin;
+	                        sockopt_linux.go: socket options; guard.go: connections to oneself
 	relay     relay.go      bytes both ways, unread
 
 The exchange has two ways. Without an [HTTPHook] the head is rewritten where it was read
-(rewrite.go) and no http.Request is built. With hooks, hooked.go calls them, bridge.go
-translates between heads and the types of net/http, and outgoing.go and content.go turn
-what the hooks leave into a message again, by the same rewrite.go.
+(rewrite.go) and no http.Request is built. With hooks, hooked.go calls them and hookedtrip.go
+is what they call at the end of the chain; incoming.go builds what they see, outgoing.go and
+hookcontent.go make messages of what they leave, with bridge.go between heads and http.Header,
+and by the same rewrite.go.
 
 Below are the parsers, which know nothing of the rest: requestline.go, header.go, framing.go
 (which decides where a message ends), body.go (content, decoded) and send.go (content,
-encoded); and stream.go, a connection with a buffer that exists only while it holds bytes.
+encoded; content.go if a hook made it); and stream.go, a connection with a buffer that exists
+only while it holds bytes.
 
 # What is changed on the way
 

@@ -8,16 +8,15 @@ import (
 
 // Errors of a message head. Their texts are shown to whoever sent it.
 var (
-	errFieldName      = errors.New("field name is not a token (RFC 9110, section 5.1)")
-	errFieldSpace     = errors.New("whitespace between field name and colon (RFC 9112, section 5.1)")
-	errFieldColon     = errors.New("field line without a colon")
-	errFieldValue     = errors.New("control character in field value (RFC 9110, section 5.5)")
-	errFieldFold      = errors.New("line folding in field value (RFC 9112, section 5.2)")
-	errFieldsFirst    = errors.New("whitespace before the first field line (RFC 9112, section 2.2)")
-	errBareCR         = errors.New("CR without LF in message head (RFC 9112, section 2.2)")
-	errTooManyFields  = errors.New("too many field lines")
-	errHeadTooLarge   = errors.New("message head too large")
-	errForbiddenField = errors.New("field is not allowed in trailers (RFC 9110, section 6.5.1)")
+	errFieldName     = errors.New("field name is not a token (RFC 9110, section 5.1)")
+	errFieldSpace    = errors.New("whitespace between field name and colon (RFC 9112, section 5.1)")
+	errFieldColon    = errors.New("field line without a colon")
+	errFieldValue    = errors.New("control character in field value (RFC 9110, section 5.5)")
+	errFieldFold     = errors.New("line folding in field value (RFC 9112, section 5.2)")
+	errFieldsFirst   = errors.New("whitespace before the first field line (RFC 9112, section 2.2)")
+	errBareCR        = errors.New("CR without LF in message head (RFC 9112, section 2.2)")
+	errTooManyFields = errors.New("too many field lines")
+	errHeadTooLarge  = errors.New("message head too large")
 )
 
 // fieldKind names the fields that an intermediary must understand.

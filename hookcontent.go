@@ -62,7 +62,8 @@ func (h *hookedExchange) responseContent(res *http.Response, method string) (fra
 	if res.Body == http.NoBody {
 		return framing{kind: knownLength}, &readerSource{}, nil
 	}
-	s := &readerSource{r: res.Body}
+	s := &h.reply
+	s.r = res.Body
 	if res.Trailer != nil {
 		s.trailer = func() []field { return mergeTrailers(res.Trailer, h.rawTrailers()) }
 	}

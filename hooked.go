@@ -18,6 +18,7 @@ type hookedExchange struct {
 	raw     rawHead // the request as it came
 	control control // of the request as it came
 	answer  control // of the response as the hooks left it
+	reply   readerSource
 	minor   int
 	target  string  // origin-form, byte for byte as it came
 	url     url.URL // what hooks may change
@@ -245,7 +246,7 @@ func (h *hookedExchange) pass(x *exchange, res *http.Response) error {
 		return asOpError(err)
 	}
 	err = h.sendResponse(x, out)
-	x.countDown(out.count)
+	x.countDown(out.sent())
 	if out.r == nil && h.last != nil {
 		setTrailer(&res.Trailer, h.last.body.trailers)
 	}
@@ -254,8 +255,7 @@ func (h *hookedExchange) pass(x *exchange, res *http.Response) error {
 	h.closeTrips() // ends an upload that goes on
 	h.endBody()
 	x.conclude(err, x.route.key.addr, out.closing, sent)
-	var sending *sendError
-	if err != nil && !errors.As(err, &sending) && out.r != nil && (h.last == nil || !h.last.body.failed()) {
+	if err != nil && out.r != nil && !isSendError(err) && (h.last == nil || !h.last.body.failed()) {
 		x.err = asOpError(err) // of what a hook put in place
 	}
 	return nil

@@ -151,10 +151,11 @@ func (h *hookedExchange) newTrip() (*hookedTrip, error) {
 	if h.x == nil {
 		return nil, errOver
 	}
-	t := &hookedTrip{}
-	if h.last == nil {
-		t = &h.first
-		t.head.fields = h.x.trip.head.fields // memory that is there
+	t := &h.first
+	if h.last != nil {
+		t = new(hookedTrip)
+	} else {
+		t.head.fields = h.x.trip.head.fields // memory that is there, see response
 	}
 	t.h, t.previous, h.last = h, h.last, t
 	h.running++

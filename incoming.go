@@ -103,6 +103,9 @@ func (t *hookedTrip) response(req *http.Request) *http.Response {
 	}
 	t.h.mu.Lock()
 	t.h.flow.ResponseFields = t.raw.names()
+	if t == &t.h.first && t.h.x != nil {
+		t.h.x.trip.head.fields = t.head.fields[:0]
+	}
 	t.h.mu.Unlock()
 	switch {
 	case t.status.code == http.StatusSwitchingProtocols:

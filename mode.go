@@ -173,5 +173,10 @@ func (r Reverse) check() error {
 	return nil
 }
 
+// modeListener is a mode that needs a listener of its own kind.
+type modeListener interface {
+	Listen(addr string) (net.Listener, error)
+}
+
 // modeChecker is a mode that can tell before the first connection that it won't work.
 type modeChecker interface{ check() error }

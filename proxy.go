@@ -111,9 +111,14 @@ func (p *Proxy) init() error {
 	return p.failed
 }
 
-// ListenAndServe listens on the TCP address addr, host:port, and calls [Proxy.Serve].
+// ListenAndServe listens on the TCP address addr, host:port, and calls [Proxy.Serve]. If
+// Mode has a method Listen, as [Transparent.Listen], that makes the listener.
 func (p *Proxy) ListenAndServe(addr string) error {
-	l, err := net.Listen("tcp", addr)
+	listen := func(addr string) (net.Listener, error) { return net.Listen("tcp", addr) }
+	if m, ok := p.mode().(modeListener); ok {
+		listen = m.Listen
+	}
+	l, err := listen(addr)
 	if err != nil {
 		return err
 	}

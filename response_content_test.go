@@ -46,13 +46,15 @@ func TestR17_NoContent(t *testing.T) {
 				(fields["content-length"] != nil) != test.length || fields["connection"] != nil {
 				t.Errorf("%s became %q", name, head)
 			}
+			wantSeen(t, seen, "1 "+test.method+" /a")
+			second := "1 GET /b"
+			if !test.reused {
+				wantSeen(t, seen, "1 end")
+				second = "2 GET /b"
+			}
 			c.send(headTo(addr, "GET", "/b"))
 			c.wantStatus(200)
-			if test.reused {
-				wantSeen(t, seen, "1 "+test.method+" /a", "1 GET /b")
-			} else {
-				wantSeen(t, seen, "1 "+test.method+" /a", "1 end", "2 GET /b")
-			}
+			wantSeen(t, seen, second)
 		}
 	})
 }

@@ -76,7 +76,7 @@ func (w *sender) send(src source) error {
 		}
 	}
 	for {
-		if b, ok := src.(*body); ok && w.canSplice(b) {
+		if b := src.wire(); b != nil && w.canSplice(b) {
 			if err := w.splice(b); err != nil {
 				return &sendError{err}
 			}
@@ -104,6 +104,11 @@ type sendError struct{ err error }
 
 func (e *sendError) Error() string { return e.err.Error() }
 func (e *sendError) Unwrap() error { return e.err }
+
+func isSendError(err error) bool {
+	var sending *sendError
+	return errors.As(err, &sending)
+}
 
 func (w *sender) flushed() error {
 	if err := w.flush(); err != nil {

@@ -193,8 +193,9 @@ func (c *client) firstBytes(early *earlyDial) (Protocol, error) {
 // classify tells what b is the beginning of. It is not sure as long as b could become
 // HTTP or TLS.
 func classify(b []byte) (proto Protocol, sure bool) {
-	const preface = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"        // RFC 9113, section 3.4
-	if b = bytes.TrimPrefix(b, []byte("\r\n")); len(b) == 0 { // RFC 9112, section 2.2
+	const preface = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" // RFC 9113, section 3.4
+	b = bytes.TrimPrefix(b, []byte("\r\n"))            // RFC 9112, section 2.2
+	if len(b) == 0 || string(b) == "\r" {
 		return Unknown, false
 	}
 	if b[0] == 0x16 {
@@ -203,14 +204,14 @@ func classify(b []byte) (proto Protocol, sure bool) {
 	if n := min(len(b), len(preface)); string(b[:n]) == preface[:n] && n > 2 {
 		return HTTP2, n == len(preface)
 	}
-	method, rest, spaced := bytes.Cut(b[:min(len(b), maxMethod+1)], []byte{' '})
+	method, _, spaced := bytes.Cut(b[:min(len(b), maxMethod+1)], []byte{' '})
 	if !isToken(method) || !spaced && len(b) > maxMethod {
 		return Other, true
 	}
 	if !spaced {
 		return HTTP1, false
 	}
-	rest = b[len(method)+1:]
+	rest := b[len(method)+1:]
 	target, version, spaced := bytes.Cut(rest, []byte{' '})
 	if len(rest) > 0 && len(target) == 0 || bytes.ContainsAny(target, "\r\n") {
 		return Other, true

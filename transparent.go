@@ -49,6 +49,9 @@ func (t Transparent) lookup(c *Conn) (netip.AddrPort, error) {
 	switch {
 	case t.Lookup != nil:
 		dst, err := t.Lookup(c.NetConn())
+		if err == nil && !dst.IsValid() {
+			err = ErrNotRedirected
+		}
 		return netip.AddrPortFrom(dst.Addr().Unmap(), dst.Port()), err
 	case !t.TPROXY:
 		return originalDst(c.NetConn())

@@ -7,7 +7,6 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"net/netip"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -176,11 +175,6 @@ func (n *namespace) wantReset(t *testing.T, addr, first string) {
 	if got != "" || !errors.Is(err, syscall.ECONNRESET) && !errors.Is(err, syscall.EPIPE) {
 		t.Errorf("got %q, %v; want a reset", got, err)
 	}
-}
-
-// countedDial is the default dialer, counted.
-func countedDial(n *atomic.Int32) mitm.DialFunc {
-	return mitm.CheckedDial(func(context.Context, netip.AddrPort) error { n.Add(1); return nil })
 }
 
 // The proxy's own connections are told from those of other programs on its machine by

@@ -265,6 +265,7 @@ func TestInsideSpoofPorts(t *testing.T) {
 					t.Fatalf("port %s: %v", port, err)
 				}
 				defer nc.Close()
+				nc.(*net.TCPConn).SetLinger(0) // so that the port is free again
 				if want := fmt.Sprintf("%d %s %s\n", 2*id, addr, ip.client); name != want {
 					t.Errorf("port %s: got %q, want %q", port, name, want)
 				}

@@ -170,11 +170,10 @@ func (t *trip) upload() {
 	if s, ok := t.source.(interface{ done() }); ok {
 		s.done()
 	}
-	var sending *sendError
 	switch {
 	case err == nil:
 		t.watchClient()
-	case !errors.As(err, &sending):
+	case !isSendError(err):
 		// The client stopped in the middle, and so do we: visibly.
 		if !t.stopped.Load() {
 			t.uploadErr = err

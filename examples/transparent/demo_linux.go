@@ -141,7 +141,7 @@ func buildNetwork(client, server int) error {
 
 // lines runs commands, one a line, in the network namespace of a process.
 func lines(pid, commands string) error {
-	for _, line := range strings.Split(commands, "\n") {
+	for line := range strings.SplitSeq(commands, "\n") {
 		words := strings.Fields(line)
 		if pid != "" {
 			words = append([]string{"nsenter", "--net=/proc/" + pid + "/ns/net"}, words...)
