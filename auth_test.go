@@ -5,6 +5,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 
@@ -21,10 +22,8 @@ func users(known ...string) (authenticate func(context.Context, string, string) 
 	asked = make(chan string, 64)
 	return func(_ context.Context, user, password string) error {
 		asked <- user + "|" + password
-		for _, k := range known {
-			if k == user+"|"+password {
-				return nil
-			}
+		if slices.Contains(known, user+"|"+password) {
+			return nil
 		}
 		return errors.New("unknown to the directory")
 	}, asked
