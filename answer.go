@@ -93,7 +93,7 @@ func (x *exchange) answer(status int, text string, closing bool) (keep bool) {
 	text += "\n"
 	x.reply.start(x.client.s, framing{}, x.client.p.limits.contentTime)
 	b := appendStatusLine(x.reply.out, status, http.StatusText(status))
-	b = append(time.Now().UTC().AppendFormat(append(b, "Date: "...), http.TimeFormat), "\r\n"...)
+	b = appendDate(b)
 	if status == http.StatusProxyAuthRequired {
 		b = append(b, "Proxy-Authenticate: Basic realm=\"proxy\", charset=\"UTF-8\"\r\n"...)
 	}

@@ -72,7 +72,7 @@ func exchanges(b *testing.B, p *mitm.Proxy, size int) {
 
 // exchange writes a request and reads want bytes; 0 reads one response and returns its
 // length.
-func exchange(b *testing.B, nc net.Conn, request, buf []byte, want int) int {
+func exchange(b testing.TB, nc net.Conn, request, buf []byte, want int) int {
 	if _, err := nc.Write(request); err != nil {
 		b.Fatal(err)
 	}
@@ -146,4 +146,25 @@ func BenchmarkTunnel(b *testing.B) {
 			}
 		}
 	})
+}
+
+// An exchange that nobody hooks allocates nothing.
+func TestNoAllocations(t *testing.T) {
+	if raceEnabled() {
+		t.Skip("the race detector allocates")
+	}
+	addr := fixedOrigin(t, 128)
+	for name, p := range map[string]*mitm.Proxy{"explicit": {}, "reverse": {Mode: reverseTo(addr)}} {
+		nc, err := net.Dial("tcp", start(t, p))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer nc.Close()
+		request := []byte("GET http://" + addr + "/path?query HTTP/1.1\r\nHost: " + addr + "\r\nConnection: keep-alive\r\nAccept: */*\r\n\r\n")
+		buf := make([]byte, 4096)
+		want := exchange(t, nc, request, buf, 0)
+		if n := testing.AllocsPerRun(1000, func() { exchange(t, nc, request, buf, want) }); n >= 1 {
+			t.Errorf("%s: %v allocations for each exchange", name, n)
+		}
+	}
 }

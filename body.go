@@ -2,6 +2,7 @@ package mitm
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"io"
 	"time"
@@ -174,7 +175,7 @@ func (b *body) nextChunk() error {
 	if b.inChunks {
 		line, err := b.line()
 		if err != nil || len(line) > 0 {
-			return firstError(err, errChunkEnd)
+			return cmp.Or(err, errChunkEnd)
 		}
 	}
 	b.inChunks = true
@@ -297,13 +298,4 @@ func (b *body) Read(p []byte) (n int, err error) {
 	n = copy(p, b.rest)
 	b.rest = b.rest[n:]
 	return n, nil
-}
-
-func firstError(errs ...error) error {
-	for _, err := range errs {
-		if err != nil {
-			return err
-		}
-	}
-	return nil
 }

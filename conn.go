@@ -132,7 +132,7 @@ func (c *client) recovered(op string, err *error) {
 
 func (c *client) panicked(op string, v any) error {
 	c.p.logger().Error("mitm: panic in "+op, "panic", v, "stack", string(debug.Stack()))
-	return &OpError{Op: op, Err: fmt.Errorf("panic: %v", v)}
+	return fmt.Errorf("panic: %v", v)
 }
 
 // remoteAddr returns the client's address, made into text once.
@@ -184,11 +184,17 @@ func (c *client) decide(flow *Flow, conn *Conn) *route {
 	}
 	d := conn.Destination
 	r.host = d.Host
-	r.key = originKey{addr: d.Addr, tls: d.TLS, options: socketOptions{d.Source, d.Mark}}
-	if d.TLS {
-		r.key.serverName = serverName(d)
-	}
+	r.key = d.key()
 	return r
+}
+
+// key is what makes connections to d interchangeable.
+func (d Destination) key() originKey {
+	key := originKey{addr: d.Addr, tls: d.TLS, options: socketOptions{d.Source, d.Mark}}
+	if d.TLS {
+		key.serverName = serverName(d)
+	}
+	return key
 }
 
 // serverName is the name that an origin's certificate must have.

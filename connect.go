@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"net/http"
 	"strconv"
-	"time"
 )
 
 // connect serves a CONNECT (RFC 9110, section 9.3.6): the origin is dialled first, so
@@ -45,8 +44,8 @@ func (x *exchange) switchProtocols() {
 
 // countsForwards says whether Max-Forwards has a meaning for the method (RFC 9110,
 // section 7.6.2).
-func (x *exchange) countsForwards() bool {
-	return string(x.line.method) == http.MethodTrace || string(x.line.method) == http.MethodOptions
+func countsForwards(method string) bool {
+	return method == http.MethodTrace || method == http.MethodOptions
 }
 
 // answerHere answers a request that may go no further: OPTIONS with nothing, TRACE with
@@ -54,7 +53,7 @@ func (x *exchange) countsForwards() bool {
 func (x *exchange) answerHere() {
 	x.control.close = x.control.close || !x.body.ended()
 	var echo []byte
-	if string(x.line.method) == http.MethodTrace {
+	if x.method == http.MethodTrace {
 		echo = append(append(echo, x.head.start...), "\r\n"...)
 		for _, f := range x.head.fields {
 			if !isSecret(f.name) {
@@ -66,7 +65,7 @@ func (x *exchange) answerHere() {
 	x.answered(http.StatusOK)
 	x.reply.start(x.client.s, framing{}, x.client.p.limits.contentTime)
 	b := appendStatusLine(x.reply.out, http.StatusOK, "OK")
-	b = append(time.Now().UTC().AppendFormat(append(b, "Date: "...), http.TimeFormat), "\r\n"...)
+	b = appendDate(b)
 	if echo != nil {
 		b = append(b, "Content-Type: message/http\r\n"...)
 	}

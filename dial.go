@@ -1,6 +1,7 @@
 package mitm
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -12,13 +13,14 @@ import (
 	"time"
 )
 
-// DialFunc opens a connection, as [net.Dialer.DialContext] does. addr is host:port. To
-// be spliced the connection must be a plain *net.TCPConn.
+// DialFunc opens a connection, as [net.Dialer.DialContext] does. network is "tcp", addr
+// host:port; ctx ends after [Proxy.DialTimeout] or with the client. To be spliced the connection must be a plain *net.TCPConn.
 type DialFunc func(ctx context.Context, network, addr string) (net.Conn, error)
 
 // CheckedDial is a DialFunc that asks check about every address before it connects to
 // it, after names were resolved, so that a name can't hide an address. An error of check
-// refuses the address; the client is told 403 (Forbidden), [Flow.Err] has the error.
+// refuses the address with [ErrRejected]; other addresses of the name are still tried. check
+// may be called by several goroutines at once.
 func CheckedDial(check func(ctx context.Context, addr netip.AddrPort) error) DialFunc {
 	return socketDialer{check}.dial
 }
@@ -42,7 +44,7 @@ func (d socketDialer) dial(ctx context.Context, network, addr string) (net.Conn,
 	var dialer net.Dialer
 	if d.check != nil || options != (socketOptions{}) {
 		dialer.ControlContext = func(ctx context.Context, _, address string, raw syscall.RawConn) error {
-			return firstError(d.ask(ctx, address), options.apply(raw))
+			return cmp.Or(d.ask(ctx, address), options.apply(raw))
 		}
 	}
 	if options.source.IsValid() {
@@ -147,23 +149,6 @@ func (d *dialer) watchLoop(nc net.Conn) (loop bool, done func()) {
 	}
 	loop, done = d.guard.dial(ends{from, to})
 	return loop || d.isLoop(nc), done
-}
-
-// startTLS is the client side of a handshake; nc is closed if it fails.
-func (d *dialer) startTLS(ctx context.Context, nc net.Conn, serverName string) (net.Conn, error) {
-	ctx, cancel := withTimeout(ctx, d.handshake)
-	defer cancel()
-	config := d.config.Clone() // shares the session cache and the roots
-	if config.ServerName == "" {
-		config.ServerName = serverName
-	}
-	config.NextProtos = []string{"http/1.1"}
-	c := tls.Client(&tlsSocket{Conn: nc}, config)
-	if err := c.HandshakeContext(ctx); err != nil {
-		nc.Close()
-		return nil, err
-	}
-	return c, nil
 }
 
 // withTimeout is context.WithTimeout for which 0 or less means no limit.

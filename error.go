@@ -11,11 +11,16 @@ import (
 var ErrProxyClosed = errors.New("mitm: proxy closed")
 
 // ErrRejected is what a [Flow] of a refused destination ends with: a [ConnHook]
-// answered [Reject], or the check of [CheckedDial] returned an error. The client is
-// told 403 (Forbidden).
+// answered [Reject], or the check of [CheckedDial] returned an error. HTTP clients are
+// told 403 (Forbidden), SOCKS5 clients reply 2, others get a reset. An [HTTPHook] may
+// return it too.
 var ErrRejected = errors.New("destination rejected")
 
-// ErrLoop is a destination that is the proxy itself.
+// ErrCredentials is what a [Flow] ends with whose client sent no or wrong credentials.
+var ErrCredentials = errors.New("no or wrong proxy credentials")
+
+// ErrLoop is a destination that is the proxy itself, or a request whose Via field says that
+// it came by already.
 var ErrLoop = errors.New("destination is the proxy itself")
 
 // ErrNotRedirected is a connection to a transparent proxy that no firewall rule led there:
@@ -23,13 +28,13 @@ var ErrLoop = errors.New("destination is the proxy itself")
 var ErrNotRedirected = errors.New("connection was not redirected")
 
 // ErrClientGone is a client that left before its response was complete. In an exchange that
-// takes more than a moment, closing the sending side counts as leaving; a tunnel passes
+// takes more than 100 ms, closing the sending side counts as leaving; a tunnel passes
 // it on.
 var ErrClientGone = errors.New("client closed the connection")
 
 // OpError says at which step of a connection's way an error came up, and where.
 type OpError struct {
-	// Op is the step: "accept", "read request", "dial", "tls", "send request",
+	// Op is the step: "accept", "mode", "read request", "dial", "tls", "send request",
 	// "read response", "send response", "hook" or "relay".
 	Op string
 	// Addr is the host and port that the step was about, if there is one.

@@ -6,6 +6,7 @@ import (
 	"crypto/subtle"
 	"encoding/base64"
 	"errors"
+	"fmt"
 	"net"
 	"strings"
 	"syscall"
@@ -21,15 +22,13 @@ type Explicit struct {
 	// hold colons and UTF-8), and once for every SOCKS5 connection (RFC 1929). An error
 	// refuses: HTTP clients are told 407 (Proxy Authentication Required), SOCKS5 clients
 	// status 1. It is not called for a client that sends no credentials; that is
-	// refused. Credentials are never sent on and never logged. See [Passwords].
+	// refused. It may be called by several goroutines at once. Credentials are never sent
+	// on and never logged. Nil: nobody needs any. See [Passwords].
 	Authenticate func(ctx context.Context, user, password string) error
 }
 
-// ErrCredentials is what a [Flow] ends with whose client sent no or wrong credentials.
-var ErrCredentials = errors.New("no or wrong proxy credentials")
-
 // Passwords returns a function for [Explicit.Authenticate] that knows the given users and
-// their passwords. It takes the same time for every wrong answer.
+// their passwords, of which it keeps a copy. It takes the same time for every wrong answer.
 func Passwords(users map[string]string) func(ctx context.Context, user, password string) error {
 	known := make(map[string][sha256.Size]byte, len(users))
 	for user, password := range users {
@@ -89,7 +88,7 @@ func refusal(err error) error {
 	if err == nil || errors.Is(err, ErrCredentials) {
 		return err
 	}
-	return errors.Join(ErrCredentials, err)
+	return fmt.Errorf("%w: %w", ErrCredentials, err)
 }
 
 // socks5 is the server's side of a negotiation up to the request. What comes after the

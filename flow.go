@@ -9,12 +9,13 @@ import (
 
 // Flow is one exchange of a request for a response, or one tunnel. Hooks find it by
 // [FlowFromContext]; fields are set as the flow goes on and are complete when a
-// [DoneHook] gets it.
+// [DoneHook] gets it. Until then only hooks that were called for the flow may read them.
 type Flow struct {
 	// ID counts from 1 within a Proxy.
 	ID uint64
-	// Conn is the client connection with the destination that the flow went to, which is
-	// zero if the client named none that could be understood.
+	// Conn is the client connection with the destination that the client named and the
+	// ConnHooks decided about: zero if the client named none that could be understood. It
+	// is never nil. An HTTPHook that changes URL.Host does not show in it.
 	Conn *Conn
 	// Tunnel is set if bytes were relayed unread: after a CONNECT, an Upgrade, or for
 	// a protocol that is only relayed.
@@ -25,7 +26,8 @@ type Flow struct {
 	Start, Answered, End time.Time
 
 	// Method and URL are those of the request as it came; URL is absolute, or the
-	// authority of a CONNECT. Both are empty if the request could not be parsed.
+	// authority of a CONNECT. Both are empty if the request could not be parsed, and for
+	// a tunnel that no HTTP request asked for.
 	Method, URL string
 	// Status is what the client was told, 0 if nothing.
 	Status int
@@ -39,7 +41,7 @@ type Flow struct {
 	// spelling in which they are sent; a name that the Header lacks is skipped, a field
 	// that is not listed comes last. They start as received and a hook may change them.
 	// ResponseFields are the same for the response, known once next.RoundTrip returned.
-	// Both are nil if no HTTPHook is installed.
+	// Both are nil if there is neither an HTTPHook nor a Transport.
 	RequestFields, ResponseFields []string
 
 	// Err is what went wrong; nil if the exchange or tunnel ended as it should.
@@ -49,12 +51,14 @@ type Flow struct {
 	origin   http.RoundTripper // what is behind the hooks
 }
 
-// Sent is the number of bytes of content, or of a tunnel, that came from the client so
-// far. It may be called at any time.
+// Sent is the number of bytes of content, or of a tunnel, that came from the client. In a
+// tunnel it is live, in an exchange 0 until the content has passed. It may be called by any
+// goroutine.
 func (f *Flow) Sent() int64 { return f.up.Load() }
 
-// Received is the number of bytes of content, or of a tunnel, that went to the client
-// so far. It may be called at any time.
+// Received is the number of bytes of content, or of a tunnel, that went to the client. In a
+// tunnel it is live, in an exchange 0 until the content has passed. It may be called by any
+// goroutine.
 func (f *Flow) Received() int64 { return f.down.Load() }
 
 type flowKey struct{}

@@ -51,7 +51,6 @@ type control struct {
 
 	names           []byte // copy of Connection fields that name what must not go on
 	close           bool   // Connection: close
-	keepAlive       bool   // Connection: keep-alive, which HTTP/1.0 needs
 	upgrade         bool   // Connection: upgrade and an Upgrade field that can be tunnelled
 	trailers        bool   // TE: trailers
 	expectContinue  bool   // Expect: 100-continue
@@ -114,7 +113,6 @@ func (c *control) readOther(f *field) {
 func (c *control) readConnection(f *field) {
 	// Proxy-Connection is what old clients send to a proxy instead of Connection.
 	c.close = c.close || hasToken(f.value, "close")
-	c.keepAlive = c.keepAlive || hasToken(f.value, "keep-alive")
 	if f.kind != connectionField {
 		return
 	}
@@ -195,7 +193,7 @@ func (c *control) request(minor int) error {
 
 // response decides the framing of a response to method. A faulty one that can still
 // be read in one way sets close, so that nothing after it is believed.
-func (c *control) response(minor, status int, method string) error {
+func (c *control) response(minor, status int, method string) {
 	switch {
 	case hasNoContent(status, method):
 		c.kind = noContent
@@ -210,7 +208,6 @@ func (c *control) response(minor, status int, method string) error {
 	if minor == 0 || c.kind == closeFramed || c.hasTE && c.hasLength {
 		c.close = true
 	}
-	return nil
 }
 
 // hasNoContent is RFC 9112, section 6.3, items 1 and 2.

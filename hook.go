@@ -18,10 +18,14 @@ type ConnHook interface {
 	// by its [Mode], by CONNECT or by the authority of a request target, before
 	// anything is dialled. If all answer Default and the protocol is not known yet, it is
 	// asked again when it is, see [Conn.Protocol]; not for a CONNECT, which is tunnelled
-	// then. It may change c.Destination. Of several hooks the first
-	// that answers anything but Default decides. An error is Reject with a reason,
-	// which goes to [Flow.Err] and not to the client. The Flow in ctx, see
-	// [FlowFromContext], is the exchange or tunnel that named the destination.
+	// then. It is not asked about destinations that an HTTPHook names; [CheckedDial]
+	// is. It may change c.Destination, but not its Protocol. Of several hooks the first that
+	// answers anything but Default decides. An error is Reject with a reason, which goes to
+	// [Flow.Err] and not to the client.
+	//
+	// The Flow in ctx, see [FlowFromContext], is the exchange or tunnel that named the
+	// destination. On a connection with a destination of its own that turns out to speak
+	// HTTP/1 it is that of no exchange, and no [DoneHook] gets it; each request has its own.
 	HookConn(ctx context.Context, c *Conn) (Action, error)
 }
 
@@ -38,8 +42,8 @@ const (
 	// Tunnel relays without looking. A request that came in the clear is forwarded
 	// past all HTTPHooks.
 	Tunnel
-	// Reject refuses in the client's protocol: 403 in HTTP, a reset where nothing can
-	// be said.
+	// Reject refuses in the client's protocol: 403 (Forbidden) in HTTP, reply 2 in SOCKS5,
+	// a reset where nothing can be said.
 	Reject
 )
 
@@ -53,10 +57,14 @@ type HTTPHook interface {
 	// req.URL is where the request goes, req.Host what the client called it: changing
 	// URL.Host sends the request to another destination, changing Host changes the
 	// Host field. Fields that concern one hop only were taken out of req.Header; what
-	// frames the content is computed anew from Body and ContentLength. A replaced
-	// Body whose ContentLength was not changed is measured if it is short and sent
-	// in chunks if it is long; its Close must end a Read that waits. An error becomes a 502 (Bad Gateway) or 504 (Gateway
-	// Timeout), http.ErrAbortHandler a reset.
+	// frames the content is computed anew from Body and ContentLength. A Body that was read
+	// from must be replaced. A replaced one whose ContentLength was not changed is measured if
+	// it has up to 32 KiB and sent in chunks if it has more; its Close must end a Read that
+	// waits.
+	//
+	// An error is answered with 504 (Gateway Timeout) if it is a timeout, 403 (Forbidden) if
+	// it is [ErrRejected], else 502 (Bad Gateway); its text is sent to the client, except
+	// for ErrRejected, so it must hold no secret. http.ErrAbortHandler resets the connection.
 	HookHTTP(next http.RoundTripper) http.RoundTripper
 }
 
@@ -89,11 +97,11 @@ func OnConn(f func(ctx context.Context, c *Conn) (Action, error)) Hook { return 
 
 // OnRequest makes an [HTTPHook] of a function that sees every request before it goes
 // out and may change it. If it returns a response, that is the answer and nothing is
-// dialled; an error is answered with 502 (Bad Gateway).
+// dialled. For errors see [HTTPHook].
 func OnRequest(f func(req *http.Request) (*http.Response, error)) Hook { return requestFunc(f) }
 
 // OnResponse makes an [HTTPHook] of a function that sees every response before it goes
-// to the client and may change it. An error is answered with 502 (Bad Gateway).
+// to the client and may change it. For errors see [HTTPHook].
 func OnResponse(f func(res *http.Response) error) Hook { return responseFunc(f) }
 
 // OnMessage makes a [MessageHook] of a function.

@@ -9,7 +9,7 @@ import (
 // This file finds out what content a message has after the hooks.
 
 // errContentGone: what a hook has read it must put back, as a new Body.
-var errContentGone = errors.New("the content of the request was read already and not put back")
+var errContentGone = errors.New("the content was read already and not put back")
 
 // requestContent finds out what content req has now and how it is framed.
 func (h *hookedExchange) requestContent(req *http.Request) (framing, *readerSource, error) {
@@ -68,6 +68,9 @@ func (h *hookedExchange) responseContent(res *http.Response, method string) (fra
 		s.trailer = func() []field { return mergeTrailers(res.Trailer, h.rawTrailers()) }
 	}
 	if own, ok := res.Body.(*hookedTrip); ok {
+		if own.body.count > 0 {
+			return framing{}, s, errContentGone
+		}
 		if res.Trailer == nil {
 			s.direct, s.r = &own.body, nil
 		}

@@ -2,6 +2,7 @@ package mitm
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"io"
 	"net/http"
@@ -145,7 +146,7 @@ func (x *exchange) serve() {
 	switch {
 	case x.line.form == authorityForm:
 		x.connect()
-	case x.route == nil, x.control.maxForwards == 0 && x.countsForwards():
+	case x.route == nil, x.control.maxForwards == 0 && countsForwards(x.method):
 		x.answerHere()
 	case c.p.sorted.http != nil && x.route.action != Tunnel:
 		x.hooked()
@@ -176,11 +177,11 @@ func (x *exchange) read() error {
 	if x.line.form == authorityForm && !x.control.framing.empty() {
 		return errConnectContent
 	}
-	if x.control.badForwards && x.countsForwards() {
+	if x.control.badForwards && countsForwards(x.method) {
 		return errMaxForwards
 	}
 	x.control.close = x.control.close || x.line.minor == 0 // RFC 9112, section 9.3
-	return firstError(x.control.checkHost(x.line.minor), x.checkVia())
+	return cmp.Or(x.control.checkHost(x.line.minor), x.checkVia())
 }
 
 // errConnectContent: what follows a CONNECT belongs to the tunnel (RFC 9110, section 9.3.6).
@@ -203,8 +204,8 @@ func (x *exchange) readHead() ([]byte, error) {
 		if lf >= 0 && !checked {
 			checked = true
 			if line, _, err := cutLine(have); err != nil || len(line) > 0 {
-				if _, lineErr := parseRequestLine(line); firstError(err, lineErr) != nil {
-					return nil, firstError(err, lineErr)
+				if _, lineErr := parseRequestLine(line); cmp.Or(err, lineErr) != nil {
+					return nil, cmp.Or(err, lineErr)
 				}
 			}
 		}
@@ -241,7 +242,10 @@ func (x *exchange) describe() {
 		if x.client.fixed != nil && x.client.fixed.key.tls {
 			scheme = "https://"
 		}
-		x.flow.URL = scheme + string(x.control.host) + string(x.line.target)
+		x.flow.URL = scheme + string(x.control.host)
+		if x.line.form == originForm { // asterisk-form has no path (RFC 9112, section 3.3)
+			x.flow.URL += string(x.line.target)
+		}
 	default:
 		x.flow.URL = string(x.line.target)
 	}
@@ -311,20 +315,21 @@ func (x *exchange) requestRewrite() rewrite {
 		framing:  x.control.framing,
 		minor:    x.line.minor,
 		via:      x.client.p.Via,
-		forwards: x.control.maxForwards > 0 && x.countsForwards(),
+		forwards: x.control.maxForwards > 0 && countsForwards(x.method),
 	}
+	host := x.client.host[:0]
 	switch {
 	case x.route.host != "":
-		w.host = []byte(x.route.host)
+		host = append(host, x.route.host...)
 	case x.line.form == absoluteForm:
-		x.client.host = x.line.appendAuthority(x.client.host[:0])
-		w.host = x.client.host
+		host = x.line.appendAuthority(host)
 	default:
 		w.keepHost = true
 		if x.control.hosts == 0 { // HTTP/1.0
-			w.host = []byte(x.route.authority())
+			host = append(host, x.route.authority()...)
 		}
 	}
+	x.client.host, w.host = host, host
 	return w
 }
 

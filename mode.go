@@ -2,37 +2,38 @@ package mitm
 
 import (
 	"context"
-	"errors"
-	"fmt"
 	"net"
 	"net/netip"
-	"net/url"
-	"strings"
 )
 
 // Mode finds out where the client of a connection wants to go. What the bytes on the
 // connection are is found out afterwards, the same way in every mode.
 //
-// [Explicit] and [Reverse] are modes; others can be written.
+// [Explicit], [Transparent] and [Reverse] are modes; others can be written. A mode is
+// called by many goroutines at once.
 type Mode interface {
 	// Destination is called once for every accepted connection, before anything is
 	// read from it. It may talk to the client through c; what it does not read stays in
-	// c for what comes next. It must respect ctx. After an error the connection is
-	// closed, with a reset.
+	// c for what comes next. Reads and writes on c fail after [Proxy.HeadTimeout]; ctx
+	// ends only when the connection is cut, so anything else that may wait needs a limit of
+	// its own. An error closes the connection with a reset and is in [Flow.Err]; io.EOF
+	// itself closes it quietly.
 	Destination(ctx context.Context, c *Conn) (Destination, error)
 }
 
-// Destination is where a connection goes. The zero value means that the connection
-// has none of its own: each HTTP request on it names one.
+// Destination is where a connection goes. If Addr is empty the connection has none of its
+// own: each HTTP request on it names one, and the other fields have no effect.
 type Destination struct {
 	// Addr is what is dialled, host:port.
 	Addr string
 	// TLS starts TLS towards Addr, see [Proxy.OriginTLS].
 	TLS bool
 	// Host, if not empty, becomes the Host field of HTTP requests, and the name that
-	// the origin's certificate must have. Empty: requests keep the client's.
+	// the origin's certificate must have. Empty: requests keep the client's Host, and the
+	// certificate must have that of Addr.
 	Host string
-	// Protocol is what the client speaks; [Unknown] finds it out by the first bytes.
+	// Protocol [HTTP1] serves HTTP/1 without looking first. With any other value the protocol
+	// is found out by the first bytes.
 	Protocol Protocol
 	// Source, if valid, is the address to connect from, also one that is not this
 	// machine's, and Mark, if not 0, the mark of the socket: see [Transparent]. They are
@@ -52,7 +53,7 @@ type Destination struct {
 }
 
 // Conn is a client connection together with one destination that it named. A hook gets
-// a new Conn for each destination; once the hooks have decided it does not change.
+// a new Conn each time it is asked; once the hooks have decided it does not change.
 type Conn struct {
 	// Destination is where the connection, or the request on it, goes. A [ConnHook]
 	// may change it.
@@ -77,7 +78,8 @@ func (c *Conn) LocalAddr() net.Addr { return c.s.nc.LocalAddr() }
 func (c *Conn) NetConn() net.Conn { return c.s.nc }
 
 // Peek returns the first n bytes or more that the client has sent and leaves them to be
-// read; fewer come with an error. It is for a [Mode], before it returns.
+// read; fewer come with an error. They are valid until the next Peek or Read. It is
+// for a [Mode], before it returns.
 func (c *Conn) Peek(n int) ([]byte, error) { return c.s.peek(n) }
 
 // parse reads a message of which complete tells the length as soon as it is all there.
@@ -125,57 +127,6 @@ const (
 // String returns the protocol's usual name.
 func (p Protocol) String() string {
 	return [...]string{"unknown", "HTTP/1", "HTTP/2", "TLS", "other"}[min(p, Other)]
-}
-
-// Reverse is the mode for clients that take the proxy for the origin server: all
-// requests go to one target.
-type Reverse struct {
-	// Target has the scheme http or https, a host and perhaps a port, nothing else.
-	Target *url.URL
-	// KeepHost leaves the Host field as the client sent it. Otherwise it becomes
-	// Target.Host.
-	KeepHost bool
-}
-
-// Destination implements Mode.
-func (r Reverse) Destination(context.Context, *Conn) (Destination, error) {
-	d := Destination{
-		Addr:     net.JoinHostPort(r.Target.Hostname(), r.port()),
-		TLS:      r.Target.Scheme == "https",
-		Protocol: HTTP1,
-	}
-	if !r.KeepHost {
-		d.Host = r.Target.Host
-	}
-	return d, nil
-}
-
-func (r Reverse) port() string {
-	switch {
-	case r.Target.Port() != "":
-		return r.Target.Port()
-	case r.Target.Scheme == "https":
-		return "443"
-	}
-	return "80"
-}
-
-// check implements modeChecker.
-func (r Reverse) check() error {
-	if r.Target == nil {
-		return errors.New("mitm: Reverse has no Target")
-	}
-	u := *r.Target
-	if u.Scheme != "http" && u.Scheme != "https" || u.Host == "" ||
-		u.User != nil || strings.Trim(u.Path, "/") != "" || u.RawQuery != "" {
-		return fmt.Errorf("mitm: Reverse target %q is not http://host[:port] or https://host[:port]", r.Target.Redacted())
-	}
-	return nil
-}
-
-// modeListener is a mode that needs a listener of its own kind.
-type modeListener interface {
-	Listen(addr string) (net.Listener, error)
 }
 
 // modeChecker is a mode that can tell before the first connection that it won't work.

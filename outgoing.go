@@ -1,6 +1,7 @@
 package mitm
 
 import (
+	"cmp"
 	"io"
 	"net"
 	"net/http"
@@ -102,12 +103,7 @@ func (h *hookedExchange) routeOf(u *url.URL) *route {
 	}
 	d := Destination{Addr: net.JoinHostPort(u.Hostname(), port), TLS: u.Scheme == "https", Protocol: HTTP1}
 	d.Source, d.Mark = h.route.key.options.source, h.route.key.options.mark // firewall rules may need them
-	r := &route{conn: &Conn{Destination: d, Protocol: HTTP1, s: h.client.s}, once: true}
-	r.key = originKey{addr: d.Addr, tls: d.TLS, options: h.route.key.options}
-	if d.TLS {
-		r.key.serverName = serverName(d)
-	}
-	return r
+	return &route{conn: &Conn{Destination: d, Protocol: HTTP1, s: h.client.s}, key: d.key(), once: true}
 }
 
 // requestRewrite merges the fields that hooks left with those that came.
@@ -128,7 +124,7 @@ func (h *hookedExchange) requestRewrite(req *http.Request, c *control) (rewrite,
 	}
 	return rewrite{
 		fields: fields, control: c, minor: h.minor, via: h.client.p.Via, host: []byte(host),
-		forwards: c.maxForwards > 0 && (req.Method == http.MethodTrace || req.Method == http.MethodOptions),
+		forwards: c.maxForwards > 0 && countsForwards(req.Method),
 	}, nil
 }
 
@@ -201,7 +197,7 @@ func (h *hookedExchange) passUpgrade(x *exchange, res *http.Response) error {
 	w, err := h.responseRewrite(res)
 	rwc, ok := res.Body.(io.ReadWriteCloser)
 	if err != nil || !ok || !h.control.upgrade || h.minor == 0 { // a client that did not ask gets none
-		return &OpError{Op: "hook", Err: firstError(err, errUpgrade)}
+		return &OpError{Op: "hook", Err: cmp.Or(err, errUpgrade)}
 	}
 	x.client.watch.disarm()
 	x.reply.start(x.client.s, framing{}, x.client.p.limits.contentTime)

@@ -12,45 +12,55 @@ import (
 	"time"
 )
 
-// Proxy stands between clients and origin servers. The zero value is an explicit HTTP
-// proxy that forwards and tunnels everything and looks at nothing.
+// Proxy stands between clients and origin servers. The zero value is an explicit HTTP and
+// SOCKS5 proxy that forwards and tunnels everything, for everybody who can reach it.
 //
-// Fields must not be changed once a connection is served. A Proxy can serve several
-// listeners; its methods may be called by several goroutines at once.
+// A Proxy must not be copied, and its fields must not be changed once a method was called.
+// It can serve several listeners, and its methods may be called by several goroutines at
+// once. After Shutdown or Close it can't be used again.
 type Proxy struct {
 	// Mode finds the destination of each connection. Nil: Explicit{}.
 	Mode Mode
 	// Hooks see and change what passes, see [Hook]. The first is the outermost.
 	Hooks []Hook
 	// Transport, if not nil, gets responses in place of the built-in engine: it is
-	// what HTTPHooks find at the end of the chain. It routes by req.URL.
+	// what HTTPHooks find at the end of the chain, and routes by req.URL. Dial, OriginTLS,
+	// the timeouts for origins, field order and the guard against loops do not apply to
+	// it, and tunnels do not use it. An http.Transport needs DisableCompression, or it asks
+	// for gzip by itself.
 	Transport http.RoundTripper
 	// Dial opens connections to origin servers. Nil: a net.Dialer. See [CheckedDial].
 	Dial DialFunc
 	// OriginTLS is used towards https origins. Nil verifies against the system's
-	// roots and speaks TLS 1.2 or newer. An empty ServerName is filled in.
+	// roots and speaks TLS 1.2 or newer. It is copied; an empty ServerName is filled in and
+	// NextProtos replaced.
 	OriginTLS *tls.Config
 	// Via is the name under which the proxy adds itself to the Via field of messages
-	// (RFC 9110, section 7.6.3). Empty: no Via is written.
+	// (RFC 9110, section 7.6.3); a request that has it already is a loop and refused. Empty:
+	// no Via is written, and none is looked for.
 	Via string
-	// Logger gets records of hooks that panic, of failures to accept and, on debug level,
-	// of connections and exchanges that fail. Nil: slog.Default().
+	// Logger gets records of panics in hooks, modes and Authenticate (level error) and of
+	// failures to accept (level warn). Exchanges are not logged: see [DoneHook]. Nil:
+	// slog.Default().
 	Logger *slog.Logger
 
-	// HeadTimeout is how long a client may take from the first byte of a request to
-	// the end of its head, and from connecting to its first byte. 0: 30 s.
-	// For this and all other timeouts, a negative value means no limit.
+	// HeadTimeout is how long a client may take from the first byte of a request to the end
+	// of its head, and from connecting to its first byte; it also bounds what a Mode reads
+	// and writes. On a connection with a destination of its own that may speak anything,
+	// the wait for the first byte is TunnelTimeout's. 0: 30 s. For this and all other
+	// timeouts, a negative value means no limit.
 	HeadTimeout time.Duration
 	// DialTimeout bounds connecting to an origin server, name resolution included. 0: 15 s.
 	DialTimeout time.Duration
-	// TLSTimeout bounds a TLS handshake. 0: 10 s.
+	// TLSTimeout bounds a TLS handshake, and the wait for the rest of a ClientHello. 0: 10 s.
 	TLSTimeout time.Duration
 	// ResponseTimeout is how long an origin server may take from the end of the request
 	// to the head of its response, and between two interim responses. 0: 5 min.
 	ResponseTimeout time.Duration
 	// ContentTimeout is how long content may stand still, in either direction. 0: 5 min.
 	ContentTimeout time.Duration
-	// IdleTimeout is how long a kept-alive connection may wait for its next request. 0: 2 min.
+	// IdleTimeout is how long a kept-alive connection, of a client or to an origin, may wait
+	// for its next request. 0: 2 min.
 	IdleTimeout time.Duration
 	// TunnelTimeout is how long a tunnel may be silent in both directions. 0: 15 min.
 	TunnelTimeout time.Duration
@@ -111,7 +121,8 @@ func (p *Proxy) init() error {
 	return p.failed
 }
 
-// ListenAndServe listens on the TCP address addr, host:port, and calls [Proxy.Serve]. If
+// ListenAndServe listens on the TCP address addr, host:port (an empty host is all
+// addresses), and calls [Proxy.Serve]. If
 // Mode has a method Listen, as [Transparent.Listen], that makes the listener.
 func (p *Proxy) ListenAndServe(addr string) error {
 	listen := func(addr string) (net.Listener, error) { return net.Listen("tcp", addr) }
@@ -213,7 +224,8 @@ func isTemporary(err error) bool {
 
 // ServeConn serves one connection, which it closes. It returns when all goroutines
 // that the connection needed have ended, or at once with [ErrProxyClosed]; when ctx
-// ends, the connection is cut.
+// ends, the connection is cut. However the connection ended, it returns nil, see
+// [DoneHook]. MaxConns does not count it.
 func (p *Proxy) ServeConn(ctx context.Context, nc net.Conn) error {
 	if err := p.init(); err != nil {
 		nc.Close()
@@ -228,8 +240,9 @@ func (p *Proxy) ServeConn(ctx context.Context, nc net.Conn) error {
 	return nil
 }
 
-// Shutdown stops accepting, closes idle connections and waits for exchanges and
-// tunnels to end. When ctx ends first, what is left is cut and ctx's error returned.
+// Shutdown stops accepting, closes idle connections and waits for exchanges, tunnels and
+// hooks to end. When ctx ends first, what is left is cut and ctx's error returned. Like
+// Close it must not be called by a hook.
 func (p *Proxy) Shutdown(ctx context.Context) error {
 	p.stopAccepting()
 	p.mu.Lock()

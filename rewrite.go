@@ -203,10 +203,15 @@ func (w *rewrite) appendMissing(dst []byte) []byte {
 		dst = append(append(dst, w.via...), "\r\n"...)
 	}
 	if w.response && !w.control.hasDate && w.status/100 != 1 { // RFC 9110, section 6.6.1
-		dst = time.Now().UTC().AppendFormat(append(dst, "Date: "...), http.TimeFormat)
-		dst = append(dst, "\r\n"...)
+		dst = appendDate(dst)
 	}
 	return w.appendConnection(dst, &field{name: []byte("Connection")})
+}
+
+// appendDate appends a Date field with the current time (RFC 9110, section 6.6.1).
+func appendDate(dst []byte) []byte {
+	dst = time.Now().UTC().AppendFormat(append(dst, "Date: "...), http.TimeFormat)
+	return append(dst, "\r\n"...)
 }
 
 // appendLine appends f with the given value, byte for byte as it came if it has it.

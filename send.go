@@ -1,6 +1,7 @@
 package mitm
 
 import (
+	"cmp"
 	"errors"
 	"io"
 	"net"
@@ -86,10 +87,10 @@ func (w *sender) send(src source) error {
 			return w.end(src.trailerFields())
 		}
 		if err != nil {
-			return firstError(w.flushed(), err)
+			return cmp.Or(w.flushed(), err)
 		}
 		if err := w.piece(p); err != nil {
-			return firstError(w.flushed(), err)
+			return cmp.Or(w.flushed(), err)
 		}
 		if !src.ready() {
 			if err := w.flushed(); err != nil {
@@ -170,7 +171,7 @@ func (w *sender) writeThrough(p []byte, end string) error {
 func (w *sender) end(trailers []field) error {
 	w.appendEnd(trailers)
 	if w.framing.kind == knownLength && w.left > 0 {
-		return firstError(w.flushed(), errContentShort)
+		return cmp.Or(w.flushed(), errContentShort)
 	}
 	return w.flushed()
 }
@@ -238,7 +239,7 @@ func (w *sender) splice(b *body) error {
 		case err != nil && !isTimeout(err) && !b.src.broken(), w.dst.overdue():
 			return err
 		}
-		b.err = firstError(err, io.ErrUnexpectedEOF)
+		b.err = cmp.Or(err, io.ErrUnexpectedEOF)
 		return nil
 	}
 	return nil

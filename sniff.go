@@ -2,6 +2,7 @@ package mitm
 
 import (
 	"bytes"
+	"errors"
 	"io"
 	"net/netip"
 	"time"
@@ -97,11 +98,7 @@ func (c *client) serveFixed(r *route) {
 }
 
 // errIsHTTP tells that a connection turned out to have flows of its own.
-var errIsHTTP = errorString("exchanges")
-
-type errorString string
-
-func (e errorString) Error() string { return string(e) }
+var errIsHTTP = errors.New("the connection has exchanges of its own")
 
 // sniff finds out what a connection to r speaks and serves it. The origin, o or one
 // that is dialled meanwhile, is watched too: a server that speaks first is relayed.

@@ -242,9 +242,6 @@ func (s *stream) Read(p []byte) (int, error) {
 	return n, nil
 }
 
-// Write implements io.Writer.
-func (s *stream) Write(p []byte) (int, error) { return s.nc.Write(p) }
-
 // readWithin lets reads take d from now; 0 or less is for ever. A deadline that is
 // already about right is kept, since setting one costs more than comparing two.
 func (s *stream) readWithin(d time.Duration) {

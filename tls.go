@@ -1,6 +1,7 @@
 package mitm
 
 import (
+	"context"
 	"crypto/tls"
 	"errors"
 	"io"
@@ -20,6 +21,23 @@ func (s *tlsSocket) Read(p []byte) (int, error) {
 	n, err := s.Conn.Read(p)
 	s.ended = s.ended || err == io.EOF
 	return n, err
+}
+
+// startTLS is the client side of a handshake; nc is closed if it fails.
+func (d *dialer) startTLS(ctx context.Context, nc net.Conn, serverName string) (net.Conn, error) {
+	ctx, cancel := withTimeout(ctx, d.handshake)
+	defer cancel()
+	config := d.config.Clone() // shares the session cache and the roots
+	if config.ServerName == "" {
+		config.ServerName = serverName
+	}
+	config.NextProtos = []string{"http/1.1"}
+	c := tls.Client(&tlsSocket{Conn: nc}, config)
+	if err := c.HandshakeContext(ctx); err != nil {
+		nc.Close()
+		return nil, err
+	}
+	return c, nil
 }
 
 // maxHello is how much of a ClientHello is read. Those of today take 2 KiB.

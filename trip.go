@@ -257,7 +257,8 @@ func (t *trip) readHead() error {
 	if err := t.control.read(t.head.fields); err != nil {
 		return err
 	}
-	return t.control.response(t.status.minor, t.status.code, t.method)
+	t.control.response(t.status.minor, t.status.code, t.method)
+	return nil
 }
 
 // join ends the upload and says whether it was complete.

@@ -28,8 +28,12 @@ func main() {
 		defer close(stopped)
 		stopOnInterrupt(p)
 	}()
-	log.Printf("listening on %s", *addr)
-	if err := p.ListenAndServe(*addr); !errors.Is(err, mitm.ErrProxyClosed) {
+	l, err := net.Listen("tcp", *addr)
+	if err != nil {
+		log.Fatal(err)
+	}
+	log.Printf("listening on %v", l.Addr())
+	if err := p.Serve(l); !errors.Is(err, mitm.ErrProxyClosed) {
 		log.Fatal(err)
 	}
 	<-stopped
@@ -37,14 +41,11 @@ func main() {
 
 // report prints what became of f.
 func report(f *mitm.Flow) {
-	client, failure := "-", ""
-	if f.Conn != nil {
-		client = f.Conn.RemoteAddr().String()
-	}
+	failure := ""
 	if f.Err != nil {
 		failure = "  " + f.Err.Error()
 	}
-	fmt.Printf("%s  %s  %s %s  %d  %d bytes up, %d down  %v%s\n", f.Start.Format(time.TimeOnly), client, f.Method, f.URL,
+	fmt.Printf("%s  %s  %s %s  %d  %d bytes up, %d down  %v%s\n", f.Start.Format(time.TimeOnly), f.Conn.RemoteAddr(), f.Method, f.URL,
 		f.Status, f.Sent(), f.Received(), f.End.Sub(f.Start).Round(time.Millisecond), failure)
 }
 

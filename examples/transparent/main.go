@@ -58,7 +58,7 @@ func printConn(_ context.Context, c *mitm.Conn) (mitm.Action, error) {
 func printFlow(f *mitm.Flow) {
 	switch {
 	case f.Tunnel:
-		fmt.Printf("proxy   %s: relayed %s %s, %d bytes up, %d down\n",
+		fmt.Printf("proxy   %s: relayed %s %q, %d bytes up, %d down\n",
 			f.Conn.Destination.Addr, f.Conn.Protocol, f.Conn.ServerName, f.Sent(), f.Received())
 	case f.Status != 0:
 		fmt.Printf("proxy   %s: %s %s -> %d\n", f.Conn.Destination.Addr, f.Method, f.URL, f.Status)
