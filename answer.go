@@ -73,7 +73,11 @@ func (x *exchange) fail(err error) {
 	if errors.As(err, &op) && op.Op == "read request" {
 		status = requestStatus(err)
 	}
-	x.keep = x.answer(status, err.Error(), x.control.close || !x.body.ended())
+	text := err.Error()
+	if errors.Is(err, errPanic) {
+		text = "hook: " + errPanic.Error()
+	}
+	x.keep = x.answer(status, text, x.control.close || !x.body.ended())
 	if !x.keep {
 		x.linger()
 	}

@@ -2,6 +2,7 @@ package mitm
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -130,9 +131,12 @@ func (c *client) recovered(op string, err *error) {
 	}
 }
 
+// errPanic marks what is not for the client's eyes.
+var errPanic = errors.New("panic")
+
 func (c *client) panicked(op string, v any) error {
 	c.p.logger().Error("mitm: panic in "+op, "panic", v, "stack", string(debug.Stack()))
-	return fmt.Errorf("panic: %v", v)
+	return fmt.Errorf("%w: %v", errPanic, v)
 }
 
 // remoteAddr returns the client's address, made into text once.

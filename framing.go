@@ -40,6 +40,9 @@ func (f framing) empty() bool {
 	return f.kind == noContent || f.kind == knownLength && f.length == 0
 }
 
+// maxNames bounds the list of fields that Connection names: each field is looked up in it.
+const maxNames = 1 << 10
+
 // control is what the fields of a message say about the message itself and about the
 // connection that it came on, as opposed to its recipient.
 type control struct {
@@ -88,6 +91,9 @@ func (c *control) read(fields []field) error {
 		}
 	}
 	c.upgrade = c.upgrade && upgradable
+	if len(c.names) > maxNames {
+		return errTooManyFields
+	}
 	return nil
 }
 

@@ -179,19 +179,19 @@ func parseField(line []byte) (field, error) {
 // proxy has to repair (RFC 9112, sections 5.1 and 5.2).
 func unfoldLines(b []byte) {
 	for i := bytes.IndexByte(b, '\n') + 1; i > 0 && i < len(b); {
+		end := bytes.IndexByte(b[i:], '\n')
+		if end < 0 {
+			return
+		}
 		if isBlank(b[i]) && headerStarted(b[:i]) {
 			b[i-1] = ' '
 			if b[i-2] == '\r' {
 				b[i-2] = ' '
 			}
 		} else {
-			moveBlanks(b[i:])
+			moveBlanks(b[i : i+end])
 		}
-		next := bytes.IndexByte(b[i:], '\n')
-		if next < 0 {
-			return
-		}
-		i += next + 1
+		i += end + 1
 	}
 }
 
@@ -207,7 +207,7 @@ func moveBlanks(line []byte) {
 	for end > 0 && isBlank(line[end-1]) {
 		end--
 	}
-	if end > 0 && end < colon && bytes.IndexByte(line[:end], '\n') < 0 {
+	if end > 0 && end < colon {
 		line[colon], line[end] = ' ', ':'
 	}
 }

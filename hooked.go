@@ -60,6 +60,7 @@ func (x *exchange) hooked() {
 		h.closeTrips()
 		h.drain()
 		x.control.close = x.control.close || h.unread()
+		h.endTrips()
 		h.endBody()
 		x.fail(asOpError(err))
 	}
@@ -145,22 +146,18 @@ func (h *hookedExchange) sayContinue() error {
 	return reply.flush()
 }
 
-// drain reads what little is left of the request, so that the connection can go on. A
-// client that waits for 100 (Continue) may not send its content at all.
+// drain reads what little is left of the request, so that the connection can go on, unless
+// somebody else wants it: an upload that goes on, a reader of a hook, a transport that has
+// not closed it. A client that waits for 100 (Continue) may not send its content at all.
 func (h *hookedExchange) drain() {
-	if h.mayDrain() {
-		h.body.drain()
-	}
-}
-
-// mayDrain says whether nobody else wants what is left of the request's content: no
-// upload that goes on, no transport that has not closed it.
-func (h *hookedExchange) mayDrain() bool {
 	if h.busy() || h.last != nil && !h.last.joinUpload() || !h.body.mu.TryLock() {
-		return false
+		return
 	}
 	defer h.body.mu.Unlock()
-	return !(h.control.expectContinue && h.body.count == 0) && (h.client.p.Transport == nil || h.body.closed)
+	waits := h.control.expectContinue && h.body.count == 0
+	if !waits && (h.client.p.Transport == nil || h.body.closed) {
+		h.body.drain()
+	}
 }
 
 func (h *hookedExchange) end() {
@@ -253,6 +250,7 @@ func (h *hookedExchange) pass(x *exchange, res *http.Response) error {
 	sent := !h.unread()
 	h.closeBody(res.Body)
 	h.closeTrips() // ends an upload that goes on
+	h.endTrips()
 	h.endBody()
 	x.conclude(err, x.route.key.addr, out.closing, sent)
 	if err != nil && out.r != nil && !isSendError(err) && (h.last == nil || !h.last.body.failed()) {

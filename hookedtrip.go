@@ -44,14 +44,14 @@ func (h *hookedExchange) isRunning(t *hookedTrip) bool {
 	return t.running
 }
 
-// endTrips stops calls of the engine that hooks have left running, and waits for them.
-// The client connection is not used again then, see busy.
+// endTrips stops calls of the engine that hooks have left running, and waits for them: they
+// may be reading from the client. Its connection serves no other request then, see busy.
 func (h *hookedExchange) endTrips() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.x = nil
 	if h.running > 0 {
-		h.client.cancel(errOver)
+		h.client.origins.cut(errOver)
 	}
 	for h.running > 0 {
 		h.returned.Wait()
@@ -109,13 +109,22 @@ func (t *hookedTrip) close() {
 }
 
 // upgraded is the body of a 101: the connection itself (as in net/http).
-type upgraded struct{ *hookedTrip }
+type upgraded struct {
+	t *hookedTrip
+	s *stream
+}
 
 // Read reads from the origin.
-func (u upgraded) Read(p []byte) (int, error) { return u.o.s.Read(p) }
+func (u upgraded) Read(p []byte) (int, error) { return u.s.Read(p) }
 
 // Write writes to the origin.
-func (u upgraded) Write(p []byte) (int, error) { return u.o.s.nc.Write(p) }
+func (u upgraded) Write(p []byte) (int, error) { return u.s.nc.Write(p) }
+
+// Close gives the connection up.
+func (u upgraded) Close() error {
+	u.s.close()
+	return u.t.Close()
+}
 
 // RoundTrip implements http.RoundTripper: it makes one trip to an origin server.
 func (h *hookedExchange) RoundTrip(req *http.Request) (*http.Response, error) {
@@ -124,15 +133,27 @@ func (h *hookedExchange) RoundTrip(req *http.Request) (*http.Response, error) {
 		return nil, err
 	}
 	defer h.tripReturned(t)
-	if err := t.prepare(req); err != nil {
-		t.request.done()
-		return nil, asOpError(err)
+	err = t.prepare(req)
+	if err != nil {
+		err = asOpError(err)
+	} else if err = t.run(req.Context()); err != nil {
+		err = t.cause(req.Context(), err)
 	}
-	if err := t.run(req.Context()); err != nil {
+	if err != nil || t.source != nil && t.uploaded == nil {
+		closeReplaced(req, &h.body)
+	}
+	if err != nil {
 		t.request.done()
-		return nil, t.cause(req.Context(), err)
+		return nil, err
 	}
 	return t.response(req), nil
+}
+
+// closeReplaced closes a Body that a hook put in and that nobody read to its end.
+func closeReplaced(req *http.Request, own io.ReadCloser) {
+	if req.Body != nil && req.Body != own {
+		req.Body.Close()
+	}
 }
 
 func (t *hookedTrip) cause(ctx context.Context, err error) error {

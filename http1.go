@@ -36,7 +36,8 @@ type tunnel struct {
 	route *route
 	flow  *Flow
 	o     *origin
-	sniff bool // look what is inside
+	under *origin // what o runs on if a hook wrapped it
+	sniff bool    // look what is inside
 }
 
 // serveHTTP1 serves requests until the connection ends or becomes a tunnel.
@@ -60,6 +61,9 @@ func (c *client) serveHTTP1() {
 }
 
 func (c *client) serveTunnel(t *tunnel) {
+	if t.under != nil {
+		defer c.origins.close(t.under)
+	}
 	if !t.sniff {
 		c.finish(t.flow, c.relay(t.o, t.flow))
 		return

@@ -109,7 +109,7 @@ func (t *hookedTrip) response(req *http.Request) *http.Response {
 	t.h.mu.Unlock()
 	switch {
 	case t.status.code == http.StatusSwitchingProtocols:
-		res.Body = upgraded{t}
+		res.Body = upgraded{t, t.o.s}
 	case t.control.framing.empty():
 		t.Close()
 		res.Body = http.NoBody

@@ -209,17 +209,35 @@ func (h *hookedExchange) passUpgrade(x *exchange, res *http.Response) error {
 	}
 	res.Body = http.NoBody // it belongs to the tunnel now
 	x.tunnel = &tunnel{route: x.route, flow: x.flow}
-	if own, ok := rwc.(upgraded); ok {
-		x.tunnel.o = own.takeOrigin()
-		own.request.done()
-		return nil
+	if h.last != nil && h.last.o != nil && h.last.status.code == http.StatusSwitchingProtocols {
+		x.tunnel.o = h.last.takeOrigin()
+		h.last.request.done()
 	}
-	x.tunnel.o = &origin{s: newStream(bodyConn{rwc}), key: x.route.key}
+	if _, own := rwc.(upgraded); !own {
+		x.tunnel.under = x.tunnel.o
+		x.tunnel.o = &origin{s: newStream(bodyConn{rwc, h}), key: x.route.key}
+	}
 	return nil
 }
 
-// bodyConn is the body of another transport's 101 as a connection.
-type bodyConn struct{ io.ReadWriteCloser }
+// bodyConn is the body of a 101, from another transport or as a hook wrapped it, as a
+// connection.
+type bodyConn struct {
+	io.ReadWriteCloser
+	h *hookedExchange
+}
+
+// Read implements net.Conn. It survives the panic of a reader that a hook put in.
+func (c bodyConn) Read(p []byte) (n int, err error) {
+	defer c.h.recovered(&err)
+	return c.ReadWriteCloser.Read(p)
+}
+
+// Write implements net.Conn likewise.
+func (c bodyConn) Write(p []byte) (n int, err error) {
+	defer c.h.recovered(&err)
+	return c.ReadWriteCloser.Write(p)
+}
 
 func (bodyConn) LocalAddr() net.Addr              { return nil }
 func (bodyConn) RemoteAddr() net.Addr             { return nil }

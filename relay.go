@@ -105,7 +105,11 @@ func (r *relay) copy(dst, src *stream, count *atomic.Int64) error {
 			}
 		}
 		if len(src.buffered()) == 0 {
-			if err := src.fill(bufferSize); err != nil {
+			err := src.fill(bufferSize)
+			if err == io.EOF && src.endedOpen() {
+				err = io.ErrUnexpectedEOF
+			}
+			if err != nil {
 				return err
 			}
 		}

@@ -2,6 +2,7 @@ package mitm
 
 import (
 	"strconv"
+	"sync"
 )
 
 // route is a destination with the decision about it.
@@ -10,10 +11,13 @@ type route struct {
 	action Action
 	err    error // why it is rejected
 	key    originKey
-	host   string     // not empty: what the Host field becomes
-	once   bool       // a hook's destination, for one exchange: nothing stays with it
-	bound  *origin    // idle and bound to this client, see origin.bound
-	early  *earlyDial // a dial that began before a request was read
+	host   string // not empty: what the Host field becomes
+	once   bool   // a hook's destination, for one exchange: nothing stays with it
+
+	mu    sync.Mutex
+	bound *origin // idle and bound to this client, see origin.bound
+
+	early *earlyDial // a dial that began before a request was read
 }
 
 // authority is how an URL, or a Host field, names where the route leads.
@@ -77,9 +81,23 @@ func (rs *routes) close() {
 	}
 }
 
-func (r *route) closeBound() {
-	if r.bound != nil {
-		r.bound.s.close()
-		r.bound = nil
+func (r *route) closeBound() { r.bind(nil) }
+
+// bind keeps o, in place of the one before, for the client that it is bound to.
+func (r *route) bind(o *origin) {
+	r.mu.Lock()
+	old := r.bound
+	r.bound = o
+	r.mu.Unlock()
+	if old != nil {
+		old.s.close()
 	}
+}
+
+// unbind hands the kept connection out, if there is one.
+func (r *route) unbind() (o *origin) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	o, r.bound = r.bound, nil
+	return o
 }

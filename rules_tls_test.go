@@ -15,14 +15,19 @@ import (
 )
 
 // tlsOrigin is an origin that speaks TLS with a certificate for example.com and 127.0.0.1,
-// and runs serve for each connection whose handshake succeeds.
-func tlsOrigin(t *testing.T, config *tls.Config, serve func(c *tls.Conn)) (addr string, roots *x509.CertPool) {
+// and runs serve for each connection whose handshake succeeds. What wrap returns, if it is
+// not nil, carries the TLS.
+func tlsOrigin(t *testing.T, config *tls.Config, serve func(c *tls.Conn), wrap func(net.Conn) net.Conn) (addr string, roots *x509.CertPool) {
 	t.Helper()
 	donor := httptest.NewTLSServer(nil) // has a certificate
 	donor.Close()
 	config.Certificates = donor.TLS.Certificates
 	addr = origin(t, func(c *peer) {
-		tc := tls.Server(c.Conn, config)
+		nc := c.Conn
+		if wrap != nil {
+			nc = wrap(nc)
+		}
+		tc := tls.Server(nc, config)
 		if tc.Handshake() == nil {
 			serve(tc)
 		}
@@ -63,7 +68,7 @@ func TestR27_CloseNotify(t *testing.T) {
 				} else {
 					c.NetConn().(*net.TCPConn).CloseWrite()
 				}
-			})
+			}, nil)
 			q := &mitm.Proxy{Hooks: p.Hooks}
 			reverseTLS(q, "example.com", addr, roots)
 			c := dial(t, start(t, q))
@@ -94,7 +99,7 @@ func TestR44_Unverified(t *testing.T) {
 			addr, roots := tlsOrigin(t, &tls.Config{}, func(c *tls.Conn) {
 				n, _ := c.Read(make([]byte, 1))
 				got <- n
-			})
+			}, nil)
 			q := &mitm.Proxy{Hooks: p.Hooks}
 			wrong(q, addr, roots)
 			c := dial(t, start(t, q))
@@ -120,7 +125,7 @@ func TestR46_ServerName(t *testing.T) {
 				names <- hello.ServerName
 				return nil, nil
 			}}
-			addr, roots := tlsOrigin(t, config, func(c *tls.Conn) { answerTLS(c, ok200) })
+			addr, roots := tlsOrigin(t, config, func(c *tls.Conn) { answerTLS(c, ok200) }, nil)
 			q := &mitm.Proxy{Hooks: p.Hooks}
 			reverseTLS(q, host, addr, roots)
 			c := dial(t, start(t, q))
@@ -137,7 +142,7 @@ func TestR46_ServerName(t *testing.T) {
 func TestR49_OldVersion(t *testing.T) {
 	eachEngine(t, func(t *testing.T, p *mitm.Proxy) {
 		old := &tls.Config{MinVersion: tls.VersionTLS10, MaxVersion: tls.VersionTLS11}
-		addr, roots := tlsOrigin(t, old, func(c *tls.Conn) { answerTLS(c, ok200) })
+		addr, roots := tlsOrigin(t, old, func(c *tls.Conn) { answerTLS(c, ok200) }, nil)
 		reverseTLS(p, "example.com", addr, roots)
 		c := dial(t, start(t, p))
 		c.send("GET / HTTP/1.1\r\nHost: x\r\n\r\n")

@@ -69,6 +69,7 @@ func (c *client) open(r *route, flow *Flow) error {
 		return err
 	}
 	if reply := r.conn.Destination.Reply; reply != nil {
+		c.s.writeWithin(c.p.limits.headTime)
 		if err := reply(nil); err != nil {
 			c.origins.close(o)
 			return err
@@ -84,6 +85,7 @@ func (c *client) open(r *route, flow *Flow) error {
 // one, else by a reset as if nobody listened there.
 func (c *client) refuse(r *route, err error) {
 	if reply := r.conn.Destination.Reply; reply != nil {
+		c.s.writeWithin(c.p.limits.headTime)
 		reply(err)
 		c.s.linger()
 		return
@@ -152,9 +154,7 @@ func (c *client) decideAgain(r *route, flow *Flow, conn *Conn) *route {
 	if r.action == Default {
 		return c.decide(flow, conn)
 	}
-	known := *r
-	known.conn = conn
-	return &known
+	return &route{conn: conn, action: r.action, err: r.err, key: r.key, host: r.host}
 }
 
 // firstBytes reads until it is clear what the client speaks, or the origin speaks. It

@@ -158,10 +158,20 @@ func (s *stream) pending() bool {
 	if s.low == nil {
 		return false
 	}
-	if err := s.low.Control(s.probe); err != nil {
+	if err := s.low.Control(s.probe); err != nil || s.err != errWouldBlock {
 		return true
 	}
-	return s.err != errWouldBlock
+	return s.tls != nil && s.pendingTLS()
+}
+
+// pendingTLS looks for what was read from the socket already and not yet decrypted.
+func (s *stream) pendingTLS() bool {
+	if s.tls.inRecord() {
+		return true
+	}
+	s.interrupt() // whole records are returned all the same
+	defer s.resume()
+	return !isTimeout(s.fill(bufferSize))
 }
 
 // broken says, after a failed splice, whether it was this side that failed: a socket
@@ -341,14 +351,25 @@ func (s *stream) linger() {
 
 // reset closes the connection so that the peer sees an error, not an end.
 func (s *stream) reset() {
-	if l, ok := s.nc.(interface{ SetLinger(int) error }); ok {
+	nc := s.nc
+	if s.tls != nil {
+		nc = s.tls.Conn // without a close_notify, which would be an orderly end
+	}
+	if l, ok := nc.(interface{ SetLinger(int) error }); ok {
 		l.SetLinger(0)
 	}
-	s.close()
+	s.closed()
+	nc.Close()
 }
 
-// close closes the connection and tells whoever wants to know, once.
+// close closes the connection.
 func (s *stream) close() error {
+	s.closed()
+	return s.nc.Close()
+}
+
+// closed tells whoever wants to know, once.
+func (s *stream) closed() {
 	s.mu.Lock()
 	onClose := s.onClose
 	s.onClose = nil
@@ -356,7 +377,6 @@ func (s *stream) close() error {
 	if onClose != nil {
 		onClose()
 	}
-	return s.nc.Close()
 }
 
 // drop gives the buffer back with whatever is in it. The stream is not read again.

@@ -124,9 +124,8 @@ func (t *trip) acquire(ctx context.Context, again bool) (err error) {
 // reserved returns a connection that waits for this client alone.
 func (t *trip) reserved() *origin {
 	r := t.route
-	var o *origin
-	if r.bound != nil {
-		o, r.bound = r.bound, nil
+	o := r.unbind()
+	if o != nil {
 		if t.origins.attach(o) != nil {
 			return nil
 		}
@@ -186,7 +185,7 @@ func (t *trip) upload() {
 // watchClient goes on reading from the client when all its content was read.
 func (t *trip) watchClient() {
 	if t.content != nil && t.content.ended() {
-		t.watch.look()
+		t.watch.lookOnce()
 	}
 }
 
@@ -331,7 +330,8 @@ func (t *trip) keep() {
 		o.s.close()
 		return
 	case o.bound:
-		o.reused, t.route.bound = true, o
+		o.reused = true
+		t.route.bind(o)
 		return
 	}
 	t.origins.pool.put(o)
