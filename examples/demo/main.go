@@ -94,9 +94,9 @@ func printFlow(f *mitm.Flow) {
 
 // drive is the client. After each step it prints what the proxy has to say about it.
 func drive(proxy string, flows <-chan *mitm.Flow) {
-	transport := &http.Transport{Proxy: http.ProxyURL(&url.URL{Scheme: "http", Host: proxy})}
-	defer transport.CloseIdleConnections()
-	client := &http.Client{Transport: transport, Timeout: 10 * time.Second}
+	overHTTP, overSOCKS := through("http", proxy), through("socks5", proxy)
+	defer overHTTP.CloseIdleConnections()
+	defer overSOCKS.CloseIdleConnections()
 	for _, step := range []struct{ what, url string }{
 		{"a request passes, with a field that the proxy added", "http://shop.example/headers"},
 		{"a response is edited on its way", "http://shop.example/price"},
@@ -106,12 +106,21 @@ func drive(proxy string, flows <-chan *mitm.Flow) {
 		{"a host that can't be reached is an honest 502", "http://gone.example/"},
 	} {
 		fmt.Printf("\n* %s\n", step.what)
-		get(client, step.url)
+		get(overHTTP, step.url)
 		printFlow(<-flows)
 	}
+	fmt.Printf("\n* a SOCKS5 client on the same port is seen likewise\n")
+	get(overSOCKS, "http://shop.example/price")
+	printFlow(<-flows)
 	fmt.Printf("\n* CONNECT: bytes that are not HTTP pass untouched\n")
 	tunnel(proxy)
 	printFlow(<-flows)
+}
+
+// through returns a client that reaches everything by way of the proxy.
+func through(scheme, proxy string) *http.Client {
+	transport := &http.Transport{Proxy: http.ProxyURL(&url.URL{Scheme: scheme, Host: proxy})}
+	return &http.Client{Transport: transport, Timeout: 10 * time.Second}
 }
 
 func get(client *http.Client, url string) {
