@@ -1,6 +1,7 @@
 package mitm
 
 import (
+	"slices"
 	"sync"
 	"time"
 )
@@ -122,38 +123,47 @@ func (p *pool) push(o *origin) bool {
 	return true
 }
 
-// reap closes what was idle for too long and comes again as long as there is more.
+// reap closes what was idle for too long and comes again as long as there is more. Closing
+// may take its time, so it happens outside the lock.
 func (p *pool) reap() {
+	for _, o := range p.expired() {
+		o.close()
+	}
+}
+
+// expired takes out what was idle for too long.
+func (p *pool) expired() (old []*origin) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for key, list := range p.idle {
 		n := 0
 		for n < len(list) && time.Since(list[n].idleSince) >= p.keep {
-			list[n].close()
 			n++
 		}
-		p.count -= n
-		if p.idle[key] = append(list[:0], list[n:]...); len(p.idle[key]) == 0 {
+		old = append(old, list[:n]...)
+		if p.idle[key] = slices.Delete(list, 0, n); len(p.idle[key]) == 0 {
 			delete(p.idle, key)
 		}
 	}
+	p.count -= len(old)
 	if p.reaper = nil; p.count > 0 {
 		p.reaper = time.AfterFunc(p.keep/2, p.reap)
 	}
+	return old
 }
 
 // close closes all idle connections and takes no more.
 func (p *pool) close() {
 	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.closed = true
+	idle := p.idle
+	p.idle, p.count, p.closed = nil, 0, true
 	if p.reaper != nil {
 		p.reaper.Stop()
 	}
-	for _, list := range p.idle {
+	p.mu.Unlock()
+	for _, list := range idle {
 		for _, o := range list {
 			o.close()
 		}
 	}
-	p.idle, p.count = nil, 0
 }

@@ -14,6 +14,9 @@ import (
 	"example.com/mitm"
 )
 
+// ok200 is a response of an origin.
+const ok200 = "HTTP/1.1 200 OK\r\nDate: Mon, 23 Nov 2026 00:00:00 GMT\r\nContent-Length: 2\r\n\r\nok"
+
 // start serves p on a free port of loopback and returns its address. The proxy is
 // closed when the test ends.
 func start(t testing.TB, p *mitm.Proxy) string {
@@ -101,7 +104,7 @@ func dial(t testing.TB, addr string) *peer {
 	return newPeer(t, nc)
 }
 
-// send writes s with HOST replaced by nothing special: bytes as they are.
+// send writes s.
 func (p *peer) send(s string) {
 	p.t.Helper()
 	if _, err := io.WriteString(p.Conn, s); err != nil {
