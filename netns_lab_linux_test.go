@@ -197,6 +197,7 @@ func (l *lab) startOn(t *testing.T, p *mitm.Proxy, w way, listener net.Listener)
 			t.Errorf("Serve returned %v", err)
 		}
 		router.run(t, "flush ruleset\n", "nft", "-f", "-")
+		flushConntrack(t) // or a client port that is used again leads to this proxy
 	})
 	return port
 }

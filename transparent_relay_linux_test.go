@@ -113,9 +113,9 @@ func pipesAfterGC() int {
 // A transparent proxy that listens by itself has a listener that fits its mode.
 func TestInsideListenAndServe(t *testing.T) {
 	l := newLab(t)
-	const port = "18080"
 	eachWay(t, func(t *testing.T, w way, ip family) {
 		addr := ip.server(1, 80)
+		port := freePort(t)
 		l.web(t, addr)
 		var router *namespace
 		p := &mitm.Proxy{Mode: w.mode}
@@ -148,6 +148,17 @@ func TestInsideListenAndServe(t *testing.T) {
 			return
 		}
 	})
+}
+
+// freePort returns a port of all addresses that nobody uses.
+func freePort(t *testing.T) string {
+	l, err := net.Listen("tcp", ":0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	_, port, _ := net.SplitHostPort(l.Addr().String())
+	return port
 }
 
 // Without the capability errors say which one it is.
