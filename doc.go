@@ -21,8 +21,9 @@ Data flows down this list. Each step is a file, or a few.
 	                        answer.go ends it, connect.go has CONNECT, 101 and TRACE
 	trip      trip.go       a request on its way to an origin and the response back, over one of
 	                        the origins.go of a client (watch.go: is the client still there?)
-	origin    dial.go       connecting; pool.go: idle connections; tls.go: TLS to an origin;
-	                        sockopt_linux.go: socket options; guard.go: connections to oneself
+	origin    dial.go       connecting; pool.go: idle connections; guard.go: connections to oneself;
+	                        tls.go: TLS to an origin, and a client's ClientHello;
+	                        sockopt_linux.go: socket options
 	relay     relay.go      bytes both ways, unread
 
 The exchange has two ways. Without an [HTTPHook] the head is rewritten where it was read
@@ -34,7 +35,7 @@ and by the same rewrite.go.
 Below are the parsers, which know nothing of the rest: requestline.go, header.go, framing.go
 (which decides where a message ends), body.go (content, decoded) and send.go (content,
 encoded; content.go if a hook made it); and stream.go, a connection with a buffer that exists
-only while it holds bytes.
+only while it holds bytes (tlssocket.go: what TLS runs on).
 
 # What is changed on the way
 
