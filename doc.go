@@ -12,7 +12,8 @@ Data flows down this list. Each step is a file, or a few.
 
 	accept    proxy.go      listeners, limits, shutdown (defaults.go: what zero values mean)
 	mode      mode.go       where does the client want to go? Explicit: explicit.go, on top of
-	                        socks5.go; Transparent: transparent.go, on top of origdst_linux.go
+	                        socks5.go; Transparent: transparent.go, on top of origdst_linux.go;
+	                        Reverse: reverse.go
 	serve     conn.go       one client connection, from its mode to its end
 	sniff     sniff.go      the first bytes of either side, where the protocol is not known
 	                        (early.go: an origin that is dialled meanwhile)
