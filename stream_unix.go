@@ -36,6 +36,9 @@ type polled [1]unix.PollFd
 func (s *stream) pollSocket(fd uintptr) {
 	s.polled[0] = unix.PollFd{Fd: int32(fd), Events: unix.POLLIN}
 	n, err := unix.Poll(s.polled[:], 0)
+	for err == unix.EINTR { // a signal, as the runtime sends them, says nothing about the socket
+		n, err = unix.Poll(s.polled[:], 0)
+	}
 	switch {
 	case n == 0 && err == nil:
 		err = errWouldBlock
