@@ -235,6 +235,7 @@ func ExampleReverse() {
 
 // Keep clients away from addresses that are not public, also when a name hides them.
 func ExampleCheckedDial() {
+	refused := make(chan bool, 1)
 	proxy := &mitm.Proxy{
 		Dial: mitm.CheckedDial(func(ctx context.Context, addr netip.AddrPort) error {
 			if ip := addr.Addr(); ip.IsPrivate() || ip.IsLoopback() || ip.IsLinkLocalUnicast() || ip.IsUnspecified() {
@@ -243,11 +244,12 @@ func ExampleCheckedDial() {
 			return nil
 		}),
 		Hooks: []mitm.Hook{
-			mitm.OnDone(func(f *mitm.Flow) { fmt.Println(errors.Is(f.Err, mitm.ErrRejected)) }),
+			mitm.OnDone(func(f *mitm.Flow) { refused <- errors.Is(f.Err, mitm.ErrRejected) }),
 		},
 	}
 
 	show(through(proxy), "http://127.0.0.1:8080/admin")
+	fmt.Println(<-refused)
 	proxy.Shutdown(context.Background())
 	// Output:
 	// 403 destination rejected

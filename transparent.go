@@ -24,7 +24,8 @@ type Transparent struct {
 	// return [ErrNotRedirected] for a direct connection.
 	Lookup func(nc net.Conn) (netip.AddrPort, error)
 	// SpoofSource connects to the origin from the client's address (Linux). It needs
-	// CAP_NET_ADMIN or CAP_NET_RAW and a route for the answers through this machine.
+	// CAP_NET_ADMIN or CAP_NET_RAW and a route for the answers through this machine. Source
+	// ports are from 10000 to 32767, which clients' systems rarely choose by themselves.
 	SpoofSource bool
 	// Mark, if not 0, is set on connections to the origin (SO_MARK, Linux), so that a
 	// rule can tell them from redirected ones. It needs CAP_NET_ADMIN or CAP_NET_RAW.
