@@ -2,11 +2,14 @@ package mitm
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
 	"net"
+	"net/http"
 	"runtime/debug"
+	"strings"
 	"sync/atomic"
 	"time"
 )
@@ -21,12 +24,15 @@ const (
 // client is one accepted connection.
 type client struct {
 	p      *Proxy
-	s      *stream
-	conn   *Conn // as the mode gets it, without a destination
+	raw    *stream              // as it was accepted
+	s      *stream              // raw, or what is inside TLS
+	tls    *tls.ConnectionState // nil: s is raw
+	conn   *Conn                // as the mode gets it, without a destination
 	ctx    context.Context
 	cancel context.CancelCauseFunc
 	state  atomic.Int32
-	isCut  chan struct{} // closed when cut is through
+	isCut  chan struct{}               // closed when cut is through
+	drain  atomic.Pointer[http.Server] // of a client that speaks HTTP/2
 
 	fixed  *route // the connection's own destination; nil: each request names one
 	routes routes
@@ -34,6 +40,7 @@ type client struct {
 	remote string // see remoteAddr
 	host   []byte // scratch for a Host field
 
+	pages ownPages
 	// authenticate sees the credentials of requests that name a destination; nil: nobody does.
 	authenticate func(ctx context.Context, credentials string) error
 
@@ -44,7 +51,7 @@ type client struct {
 // proxy is closing.
 func (p *Proxy) newClient(ctx context.Context, nc net.Conn) *client {
 	s := newStream(nc)
-	c := &client{p: p, s: s, conn: &Conn{s: s}, isCut: make(chan struct{})}
+	c := &client{p: p, raw: s, s: s, conn: &Conn{s: s}, isCut: make(chan struct{})}
 	c.ctx, c.cancel = context.WithCancelCause(ctx)
 	c.watch.s, c.watch.gone = c.s, c.leave
 	c.origins.pool, c.origins.dialer = &p.pool, &p.dialer
@@ -60,9 +67,12 @@ func (p *Proxy) newClient(ctx context.Context, nc net.Conn) *client {
 	return c
 }
 
-// serve is the goroutine of a connection. When it returns, everything that was started
+// serve is the goroutine of a connection.
+func (c *client) serve() { c.run(c.serveMode) }
+
+// run serves the connection by f and closes it. When it returns, everything that was started
 // for the connection has ended.
-func (c *client) serve() {
+func (c *client) run(f func()) {
 	defer c.forget()
 	stop := context.AfterFunc(c.ctx, c.cut)
 	defer func() {
@@ -75,8 +85,14 @@ func (c *client) serve() {
 			c.fixed.closeBound()
 		}
 		c.s.drop()
+		c.raw.drop()
 		c.s.close()
 	}()
+	f()
+}
+
+// serveMode asks the mode where the connection goes.
+func (c *client) serveMode() {
 	d, err := c.destination()
 	switch {
 	case err == io.EOF: // a client that never said anything
@@ -84,10 +100,28 @@ func (c *client) serve() {
 		c.s.reset()
 		c.finish(c.newFlow(), &OpError{Op: "mode", Err: err})
 	case d.Addr == "":
-		c.authenticate = d.authenticate
-		c.serveHTTP1()
+		c.authenticate, c.pages = d.authenticate, d.pages
+		c.serveNamed()
 	default:
+		c.pages = d.pages
 		c.serveDestination(d)
+	}
+}
+
+// serveNamed serves a client whose requests name their destinations.
+func (c *client) serveNamed() {
+	c.s.readWithin(c.p.limits.headTime)
+	for {
+		proto, sure := classify(c.s.buffered())
+		switch {
+		case proto == HTTP2 && sure:
+			c.serveHTTP2()
+			return
+		case proto == HTTP2 && c.s.fill(bufferSize) == nil:
+			continue
+		}
+		c.serveHTTP1()
+		return
 	}
 }
 
@@ -134,8 +168,10 @@ func (c *client) recovered(op string, err *error) {
 // errPanic marks what is not for the client's eyes.
 var errPanic = errors.New("panic")
 
-func (c *client) panicked(op string, v any) error {
-	c.p.logger().Error("mitm: panic in "+op, "panic", v, "stack", string(debug.Stack()))
+func (c *client) panicked(op string, v any) error { return c.p.panicked(op, v) }
+
+func (p *Proxy) panicked(op string, v any) error {
+	p.logger().Error("mitm: panic in "+op, "panic", v, "stack", string(debug.Stack()))
 	return fmt.Errorf("%w: %v", errPanic, v)
 }
 
@@ -154,7 +190,7 @@ func (c *client) cut() {
 	if c.state.Swap(clientClosed) == clientIdle {
 		c.s.close()
 	} else {
-		c.s.reset()
+		c.raw.reset()
 	}
 	c.origins.cut(context.Cause(c.ctx))
 }
@@ -162,10 +198,15 @@ func (c *client) cut() {
 // leave ends everything because the client is gone.
 func (c *client) leave() { c.cancel(ErrClientGone) }
 
-// closeIfIdle closes the connection if it waits for a request.
+// closeIfIdle closes the connection if it waits for a request. A client that has requests
+// under way and speaks HTTP/2 is told not to send more (RFC 9113, section 6.8).
 func (c *client) closeIfIdle() {
 	if c.state.CompareAndSwap(clientIdle, clientClosed) {
 		c.s.close()
+	} else if server := c.drain.Load(); server != nil {
+		over, cancel := context.WithCancel(context.Background())
+		cancel()
+		server.Shutdown(over) // does not wait
 	}
 }
 
@@ -174,6 +215,12 @@ func (c *client) decide(flow *Flow, conn *Conn) *route {
 	r := &route{conn: conn}
 	if flow != nil {
 		flow.Conn = conn
+	}
+	if own := c.pages.route(conn); own != nil {
+		if own.pages == nil {
+			own.pages = c.p.certificates
+		}
+		return own
 	}
 	r.action, r.err = c.askHooks(flow, conn)
 	if r.err != nil {
@@ -188,29 +235,37 @@ func (c *client) decide(flow *Flow, conn *Conn) *route {
 	}
 	d := conn.Destination
 	r.host = d.Host
-	r.key = d.key()
+	r.key = conn.key()
 	return r
 }
 
-// key is what makes connections to d interchangeable.
-func (d Destination) key() originKey {
+// newConn returns what hooks get to see of the connection and d.
+func (c *client) newConn(d Destination) *Conn { return &Conn{Destination: d, s: c.raw} }
+
+// key is what makes connections to the destination of c interchangeable.
+func (c *Conn) key() originKey {
+	d := c.Destination
 	key := originKey{addr: d.Addr, tls: d.TLS, options: socketOptions{d.Source, d.Mark}}
 	if d.TLS {
-		key.serverName = serverName(d)
+		key.serverName, key.alpn, key.config = c.originName(), protoHTTP1, d.OriginTLS
 	}
 	return key
 }
 
-// serverName is the name that an origin's certificate must have.
-func serverName(d Destination) string {
-	name := d.Host
+// originName is the name that the origin's certificate must have: the one that was set for
+// it, that the client asked for, or that of the address.
+func (c *Conn) originName() string {
+	name := c.Destination.Host
+	if name == "" && c.ServerName != "" {
+		return c.ServerName
+	}
 	if name == "" {
-		name = d.Addr
+		name = c.Destination.Addr
 	}
 	if host, _, err := net.SplitHostPort(name); err == nil {
 		name = host
 	}
-	return name
+	return strings.TrimSuffix(name, ".")
 }
 
 func (c *client) askHooks(flow *Flow, conn *Conn) (action Action, err error) {
@@ -257,7 +312,7 @@ func (c *client) finish(flow *Flow, err error) {
 func (c *client) dialTunnel(r *route) (*origin, error) {
 	c.watch.halfClose = true
 	c.watch.arm()
-	o, err := c.origins.dial(c.ctx, r.key)
+	o, err := c.origins.dial(c.ctx, r)
 	c.watch.disarm()
 	c.watch.halfClose = false
 	return o, err

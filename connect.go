@@ -7,24 +7,30 @@ import (
 )
 
 // connect serves a CONNECT (RFC 9110, section 9.3.6): the origin is dialled first, so
-// that the client is told what really happened.
+// that the client is told what really happened. But where TLS is to be opened, it can be told
+// in there, and hooks may answer in the origin's place.
 func (x *exchange) connect() {
-	c := x.client
-	o, err := c.dialTunnel(x.route)
-	if err != nil {
-		x.control.close = true // RFC 9931: what follows a refused CONNECT is no request
-		x.fail(err)
-		return
+	c, opens := x.client, x.client.p.opens(x.route)
+	var o *origin
+	if !opens {
+		var err error
+		if o, err = c.dialTunnel(x.route); err != nil {
+			x.control.close = true // RFC 9931: what follows a refused CONNECT is no request
+			x.fail(err)
+			return
+		}
 	}
 	x.reply.start(c.s, framing{}, c.p.limits.contentTime)
 	x.reply.out = append(x.reply.out, "HTTP/1.1 200 Connection Established\r\n\r\n"...)
 	if err := x.reply.flush(); err != nil {
 		x.err = &OpError{Op: "send response", Err: err}
-		c.origins.close(o)
+		if o != nil {
+			c.origins.close(o)
+		}
 		return
 	}
 	x.answered(http.StatusOK)
-	x.tunnel = &tunnel{route: x.route, flow: x.flow, o: o, sniff: x.route.action == Intercept}
+	x.tunnel = &tunnel{route: x.route, flow: x.flow, o: o, sniff: opens || x.route.action == Intercept}
 }
 
 // switchProtocols passes a 101 on, after which the connection is a tunnel (RFC 9110,
@@ -98,15 +104,19 @@ func (x *exchange) checkVia() error {
 		if f.kind != viaField {
 			continue
 		}
-		found := false
-		tokens(f.value, func(token []byte) bool {
-			parts := bytes.Fields(token)
-			found = len(parts) > 1 && string(parts[1]) == x.client.p.Via
-			return !found
-		})
-		if found {
+		if names(f.value, x.client.p.Via) {
 			return ErrLoop
 		}
 	}
 	return nil
+}
+
+// names says whether a Via field names who.
+func names(via []byte, who string) (found bool) {
+	tokens(via, func(token []byte) bool {
+		parts := bytes.Fields(token)
+		found = len(parts) > 1 && string(parts[1]) == who && who != ""
+		return !found
+	})
+	return found
 }

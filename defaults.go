@@ -53,6 +53,9 @@ func (p *Proxy) logger() *slog.Logger {
 	return p.Logger
 }
 
+// opensTLS says whether there are certificates to show to clients.
+func (p *Proxy) opensTLS() bool { return p.CA != nil || p.tls.hasOwn() }
+
 // defaultOriginTLS returns the configuration that all origin connections share, so that
 // they share its session cache too.
 func (p *Proxy) defaultOriginTLS() *tls.Config {
@@ -60,7 +63,10 @@ func (p *Proxy) defaultOriginTLS() *tls.Config {
 	if p.OriginTLS != nil {
 		c = p.OriginTLS.Clone()
 	}
-	if c.ClientSessionCache == nil {
+	if c.KeyLogWriter == nil {
+		c.KeyLogWriter = p.KeyLogWriter
+	}
+	if c.ClientSessionCache == nil && !c.SessionTicketsDisabled {
 		c.ClientSessionCache = tls.NewLRUClientSessionCache(0)
 	}
 	return c

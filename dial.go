@@ -103,13 +103,16 @@ type dialer struct {
 	dial      DialFunc
 	timeout   time.Duration
 	handshake time.Duration
-	config    *tls.Config         // shared by all connections
+	config    *tls.Config // shared by all connections
+	startTLS  startTLSFunc
 	isLoop    func(net.Conn) bool // says whether a connection ends at the proxy itself
 	guard     *loopGuard
+	panicked  func(op string, v any) error
 }
 
-// open opens a connection, with TLS where key says so. Errors are *OpError.
-func (d *dialer) open(ctx context.Context, key originKey) (*origin, error) {
+// open opens a connection for r, with TLS where that says so. Errors are *OpError.
+func (d *dialer) open(ctx context.Context, r *route) (*origin, error) {
+	key := r.key
 	nc, err := d.connect(ctx, key)
 	if err != nil {
 		return nil, &OpError{Op: "dial", Addr: key.addr, Err: err}
@@ -120,18 +123,20 @@ func (d *dialer) open(ctx context.Context, key originKey) (*origin, error) {
 		nc.Close()
 		return nil, &OpError{Op: "dial", Addr: key.addr, Err: ErrLoop}
 	}
-	if key.tls {
-		if nc, err = d.startTLS(ctx, nc, key.serverName); err != nil {
-			done()
-			return nil, &OpError{Op: "tls", Addr: key.addr, Err: err}
-		}
-	}
-	o := &origin{s: newStream(nc), key: key}
+	o := &origin{s: newStream(nc), key: key.socket()}
 	o.s.onClose = done
+	if key.tls {
+		return d.secure(ctx, o, r)
+	}
 	return o, nil
 }
 
-func (d *dialer) connect(ctx context.Context, key originKey) (net.Conn, error) {
+func (d *dialer) connect(ctx context.Context, key originKey) (nc net.Conn, err error) {
+	defer func() {
+		if v := recover(); v != nil { // of the embedder's Dial
+			err = d.panicked("dial", v)
+		}
+	}()
 	ctx, cancel := withTimeout(ctx, d.timeout)
 	defer cancel()
 	if key.options != (socketOptions{}) {

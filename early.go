@@ -4,35 +4,78 @@ import (
 	"context"
 	"io"
 	"sync"
+	"time"
 )
 
 // earlyDial is an origin connection that is opened while the client is being read, and
-// listened to until it is known who speaks first.
+// listened to until it is known who speaks first. What it has to wait for is done by
+// goroutines, one after the other.
 type earlyDial struct {
-	done    chan struct{} // closed when the goroutine has ended
+	ctx     context.Context
 	cancel  context.CancelFunc
 	origins *origins
+	route   *route
+	done    chan struct{} // closed when the latest goroutine has ended; nil: there was none
 	taken   bool
 
-	mu    sync.Mutex
-	o     *origin
-	err   error
-	cut   error // what ended the connection before somebody took it
-	quiet bool  // nobody listens for the origin any more
+	mu        sync.Mutex
+	o         *origin
+	err       error
+	cut       error // what ended the connection before somebody took it
+	quiet     bool  // nobody listens for the origin any more
+	listening bool
+	spoken    bool // the client has begun to speak
+	answered  bool // the origin has spoken, or ended
 }
 
-// newEarlyDial begins; o is the connection if it exists already.
-func newEarlyDial(ctx context.Context, client *stream, origins *origins, key originKey, o *origin) *earlyDial {
-	ctx, cancel := context.WithCancel(ctx)
-	e := &earlyDial{done: make(chan struct{}), cancel: cancel, origins: origins, o: o}
-	go func() {
-		defer close(e.done)
+// newEarlyDial returns one that has not begun.
+func newEarlyDial(ctx context.Context, origins *origins, r *route) *earlyDial {
+	e := &earlyDial{origins: origins, route: r}
+	e.ctx, e.cancel = context.WithCancel(ctx)
+	return e
+}
+
+// begin dials, unless o is the connection, and listens for the origin.
+func (e *earlyDial) begin(client *stream, o *origin) {
+	e.o = o
+	r := e.route
+	e.then(func() {
 		if o == nil {
-			e.set(origins.dial(ctx, key))
+			e.set(e.origins.dial(e.ctx, r))
 		}
 		e.listen(client)
-	}()
+	})
+}
+
+// lead returns e if its connection leads where r does, or can be made to, else one that does.
+func (c *client) lead(e *earlyDial, r *route) *earlyDial {
+	was := e.route.key
+	switch {
+	case was.socket() != r.key.socket(), was.tls && !r.key.tls:
+		e.close()
+		return newEarlyDial(c.ctx, &c.origins, r)
+	case !e.begun():
+		e.route = r
+	case r.key.tls && !was.tls:
+		e.startTLS(r)
+	}
 	return e
+}
+
+// begun says whether there is or will be a connection.
+func (e *earlyDial) begun() bool { return e.done != nil }
+
+// then runs f in a goroutine of its own when what began before is through.
+func (e *earlyDial) then(f func()) {
+	before, done := e.done, make(chan struct{})
+	e.done = done
+	go func() {
+		defer close(done)
+		if before != nil {
+			<-before
+		}
+		f()
+	}()
 }
 
 func (e *earlyDial) set(o *origin, err error) {
@@ -41,53 +84,114 @@ func (e *earlyDial) set(o *origin, err error) {
 	e.o, e.err = o, err
 }
 
+func (e *earlyDial) get() (*origin, error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.o, e.err
+}
+
+// startTLS goes on with a handshake for r, of which the connection exists or is dialled.
+func (e *earlyDial) startTLS(r *route) {
+	e.stopListening()
+	e.route = r
+	e.then(func() {
+		if o, err := e.get(); err == nil {
+			o.s.resume()
+			e.set(e.origins.secure(e.ctx, o, r))
+		}
+	})
+}
+
+// listenAgain listens to the origin once more, inside TLS.
+func (e *earlyDial) listenAgain(client *stream) {
+	e.mu.Lock()
+	e.quiet, e.spoken, e.answered = false, false, false
+	e.mu.Unlock()
+	e.then(func() { e.listen(client) })
+}
+
 // listen waits for the origin to speak and then stops the reading of the client.
 func (e *earlyDial) listen(client *stream) {
-	e.mu.Lock()
-	quiet, err := e.quiet, e.err
-	e.mu.Unlock()
-	if quiet {
-		return
-	}
+	o := e.startListening()
 	var cut error
-	if err == nil {
-		if cut = e.o.s.fill(bufferSize); isTimeout(cut) {
-			return // stopListening
-		}
+	if o != nil {
+		cut = o.s.fill(bufferSize)
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	e.listening = false
+	if isTimeout(cut) { // stopListening
+		return
+	}
+	e.answered = o != nil
 	if cut != io.EOF { // an end is met again by who reads next, an error is not
 		e.cut = cut
 	}
-	if !e.quiet {
+	if !e.quiet && (o != nil || !e.spoken) {
 		client.interrupt()
 	}
 }
 
-func (e *earlyDial) dialFailed() bool {
+// clientSpeaks is told that the client has begun with a ClientHello. If that is of use
+// without the origin, a dial that fails no longer stops its reading. It returns false if there
+// is no use in reading on.
+func (e *earlyDial) clientSpeaks(useful bool) bool {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	return e.err != nil
+	e.spoken = useful
+	return !e.answered && (useful || e.err == nil)
 }
 
-// stopListening leaves the origin alone; a dial goes on.
+// startListening returns the connection to listen to, nil if there is nothing to hear.
+func (e *earlyDial) startListening() *origin {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.quiet || e.err != nil {
+		return nil
+	}
+	e.listening = true
+	return e.o
+}
+
+func (e *earlyDial) dialFailed() bool {
+	_, err := e.get()
+	return err != nil
+}
+
+// stopListening leaves the origin alone; a dial, or a handshake, goes on.
 func (e *earlyDial) stopListening() {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.quiet = true
-	if e.o != nil {
+	if e.listening {
 		e.o.s.interrupt()
 	}
 }
 
-// take waits for the dial and hands the connection over, once.
+// wait waits for the origin, but not longer than d.
+func (e *earlyDial) wait(d time.Duration) (o *origin, err error, ok bool) {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-e.done:
+		o, err = e.get()
+		return o, err, true
+	case <-timer.C:
+		return nil, nil, false
+	}
+}
+
+// take waits for the connection, which is dialled now if nobody did before, and hands it
+// over, once.
 func (e *earlyDial) take() (*origin, error) {
 	if e.taken {
 		return nil, e.err
 	}
 	e.taken = true
 	e.stopListening()
+	if !e.begun() {
+		e.begin(nil, nil)
+	}
 	<-e.done
 	e.cancel()
 	if e.err != nil {
@@ -99,17 +203,24 @@ func (e *earlyDial) take() (*origin, error) {
 
 // close ends a connection that nobody took.
 func (e *earlyDial) close() {
-	e.cancel()
-	if o, _ := e.take(); o != nil {
+	if o := e.leftover(); o != nil {
 		e.origins.close(o)
 	}
 }
 
 // reset is close with a reset.
 func (e *earlyDial) reset() {
-	e.cancel()
-	if o, _ := e.take(); o != nil {
+	if o := e.leftover(); o != nil {
 		e.origins.detach(o)
 		o.s.reset()
 	}
+}
+
+// leftover returns the connection if there is one that nobody took.
+func (e *earlyDial) leftover() (o *origin) {
+	e.cancel()
+	if e.begun() {
+		o, _ = e.take()
+	}
+	return o
 }

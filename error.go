@@ -32,10 +32,14 @@ var ErrNotRedirected = errors.New("connection was not redirected")
 // it on.
 var ErrClientGone = errors.New("client closed the connection")
 
+// ErrCertificateRefused is a client that does not accept the certificate that it was shown,
+// and says so by a TLS alert: it does not trust the [CA], or insists on another certificate.
+var ErrCertificateRefused = errors.New("client refused the certificate")
+
 // OpError says at which step of a connection's way an error came up, and where.
 type OpError struct {
-	// Op is the step: "accept", "mode", "read request", "dial", "tls", "send request",
-	// "read response", "send response", "hook" or "relay".
+	// Op is the step: "accept", "mode", "client tls", "read request", "dial", "tls" (with the
+	// origin), "send request", "read response", "send response", "hook" or "relay".
 	Op string
 	// Addr is the host and port that the step was about, if there is one.
 	Addr string

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/http"
 	"strings"
 	"syscall"
 )
@@ -25,6 +26,13 @@ type Explicit struct {
 	// refused. It may be called by several goroutines at once. Credentials are never sent
 	// on and never logged. Nil: nobody needs any. See [Passwords].
 	Authenticate func(ctx context.Context, user, password string) error
+	// Host, if not empty, is a name, without a port, under which the proxy has pages of its
+	// own, http and https: no origin is dialled for it and no hook but a [DoneHook] is asked.
+	// Whoever can use the proxy can read them. Choose one that can't exist, such as mitm.invalid.
+	Host string
+	// Handler serves those pages. Nil: the certificate of [Proxy.CA] at /cert.pem and
+	// /cert.der, and at / how to trust it.
+	Handler http.Handler
 }
 
 // Passwords returns a function for [Explicit.Authenticate] that knows the given users and
@@ -63,10 +71,19 @@ func (e Explicit) Destination(ctx context.Context, c *Conn) (Destination, error)
 		c.s.linger()
 		return Destination{}, errSOCKSVersion
 	}
-	if e.Authenticate == nil {
-		return Destination{}, nil
+	d := Destination{pages: ownPages{e.Host, e.Handler}}
+	if e.Authenticate != nil {
+		d.authenticate = e.authenticate
 	}
-	return Destination{authenticate: e.authenticate}, nil
+	return d, nil
+}
+
+// check implements modeChecker.
+func (e Explicit) check() error {
+	if e.Host != "" && !validAuthority([]byte(e.Host)) || strings.Contains(e.Host, ":") {
+		return fmt.Errorf("mitm: Explicit.Host %q is not a host name", e.Host)
+	}
+	return nil
 }
 
 // authenticate asks about the value of a Proxy-Authorization field (RFC 7617, section 2).
@@ -122,6 +139,7 @@ func (e Explicit) socks5(ctx context.Context, c *Conn) (d Destination, err error
 		c.Write(appendSOCKSReply(nil, socksReplyTo(err)))
 		return Destination{}, err
 	}
+	d.pages = ownPages{e.Host, e.Handler}
 	d.Reply = func(dialErr error) error {
 		_, err := c.Write(appendSOCKSReply(nil, socksReplyTo(dialErr)))
 		return err

@@ -2,7 +2,6 @@ package mitm
 
 import (
 	"errors"
-	"io"
 	"net/http"
 )
 
@@ -20,7 +19,10 @@ func (h *hookedExchange) requestContent(req *http.Request) (framing, *readerSour
 	if req.Trailer != nil {
 		s.trailer = func() []field { return mergeTrailers(req.Trailer, h.body.trailers) }
 	}
-	if req.Body == io.ReadCloser(&h.body) {
+	if h.protocol == HTTP2 && req.Body == h.own {
+		return h.control.framing.with(req.Trailer), s, nil
+	}
+	if req.Body == h.own {
 		if h.body.count > 0 {
 			return framing{}, nil, errContentGone
 		}
@@ -75,6 +77,13 @@ func (h *hookedExchange) responseContent(res *http.Response, method string) (fra
 			s.direct, s.r = &own.body, nil
 		}
 		return own.control.framing.with(res.Trailer), s, nil
+	}
+	if own, ok := res.Body.(*http2Content); ok {
+		s.trailer = func() []field { return mergeTrailers(own.res.Trailer, nil) }
+		if res.ContentLength >= 0 && len(res.Trailer) == 0 {
+			return framing{kind: knownLength, length: res.ContentLength}, s, nil
+		}
+		return framing{kind: chunked}, s, nil
 	}
 	old := int64(-1)
 	if t != nil {

@@ -12,28 +12,37 @@ import (
 // hookedExchange is what the hooks of one exchange can hold on to. It is reached through
 // the context of the http.Request and never used again, unlike exchange.
 type hookedExchange struct {
-	flow    *Flow
-	client  *client
-	route   *route
-	raw     rawHead // the request as it came
-	control control // of the request as it came
-	answer  control // of the response as the hooks left it
-	reply   readerSource
-	minor   int
-	target  string  // origin-form, byte for byte as it came
-	url     url.URL // what hooks may change
-	sent    url.URL // as the hooks got it
-	req     *http.Request
-	body    hookedBody
+	flow     *Flow
+	client   *client
+	origins  *origins
+	route    *route
+	raw      rawHead  // the request as it came in HTTP/1
+	protocol Protocol // of the client
+	control  control  // of the request as it came
+	answer   control  // of the response as the hooks left it
+	reply    readerSource
+	minor    int
+	target   string  // origin-form, byte for byte as it came
+	url      url.URL // what hooks may change
+	sent     url.URL // as the hooks got it
+	req      *http.Request
+	body     hookedBody    // the client's content in HTTP/1
+	own      io.ReadCloser // the client's content
 
 	mu        sync.Mutex
-	x         *exchange   // nil when the exchange is over
+	asker     asker       // nil when the exchange is over
 	continued bool        // the client was told to send its content
 	answered  bool        // interim responses come too late
 	last      *hookedTrip // the latest call of the engine
 	first     hookedTrip  // most exchanges make one
 	running   int         // calls of the engine that have not returned
 	returned  sync.Cond   // one of them has
+}
+
+// asker is the exchange as its client sees it.
+type asker interface {
+	// interim passes a 1xx response on to the client.
+	interim(*trip) error
 }
 
 // errOver is returned to hooks that use an exchange after its end.
@@ -70,13 +79,16 @@ func (x *exchange) hooked() {
 
 func newHooked(x *exchange) *hookedExchange {
 	h := &hookedExchange{
-		flow: x.flow, client: x.client, route: x.route, x: x,
+		flow: x.flow, client: x.client, origins: &x.client.origins, route: x.route, asker: x, protocol: HTTP1,
 		control: x.control, minor: x.line.minor,
 	}
 	h.returned.L = &h.mu
+	if h.flow == nil {
+		h.flow = new(Flow)
+	}
 	h.raw = copyHead(&x.head)
 	h.body.start(x.client.s, &x.control, x.client.p.limits.contentTime, x.client.p.limits.head)
-	h.body.h, x.body = h, &h.body.body
+	h.body.h, h.own, x.body = h, &h.body, &h.body.body
 	h.flow.origin = h
 	h.req = h.newRequest(x)
 	h.flow.Request, h.flow.RequestFields = h.req, h.raw.names()
@@ -86,7 +98,14 @@ func newHooked(x *exchange) *hookedExchange {
 // call calls the outermost hook.
 func (h *hookedExchange) call() (res *http.Response, err error) {
 	defer h.recovered(&err)
-	res, err = h.client.p.sorted.http.RoundTrip(h.req)
+	hooks := h.client.p.sorted.http
+	switch {
+	case h.route.pages != nil:
+		hooks = handlerTransport{h.route.pages, h.client.p.panicked}
+	case hooks == nil, h.route.action == Tunnel:
+		hooks = h
+	}
+	res, err = hooks.RoundTrip(h.req)
 	if err == nil && res == nil {
 		err = &OpError{Op: "hook", Err: errors.New("neither a response nor an error")}
 	}
@@ -125,10 +144,10 @@ func (h *hookedExchange) panicked(v any) error { return h.client.panicked("hook"
 func (h *hookedExchange) interim(t *trip) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.answered || h.x == nil || h.continued && t.status.code == http.StatusContinue {
+	if h.answered || h.asker == nil || h.continued && t.status.code == http.StatusContinue {
 		return nil
 	}
-	return h.x.interim(t)
+	return h.asker.interim(t)
 }
 
 // sayContinue tells a client that waits for it to send content that a hook wants to read
@@ -136,11 +155,12 @@ func (h *hookedExchange) interim(t *trip) error {
 func (h *hookedExchange) sayContinue() error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.continued || h.answered || h.x == nil || h.minor == 0 || len(h.client.s.buffered()) > 0 {
+	x, ok := h.asker.(*exchange)
+	if h.continued || h.answered || !ok || h.minor == 0 || len(h.client.s.buffered()) > 0 {
 		return nil
 	}
 	h.continued = true
-	reply := &h.x.reply
+	reply := &x.reply
 	reply.start(h.client.s, framing{}, h.client.p.limits.contentTime)
 	reply.out = append(reply.out, "HTTP/1.1 100 Continue\r\n\r\n"...)
 	return reply.flush()

@@ -49,9 +49,9 @@ func (h *hookedExchange) isRunning(t *hookedTrip) bool {
 func (h *hookedExchange) endTrips() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.x = nil
+	h.asker = nil
 	if h.running > 0 {
-		h.client.origins.cut(errOver)
+		h.origins.cut(errOver)
 	}
 	for h.running > 0 {
 		h.returned.Wait()
@@ -133,6 +133,18 @@ func (h *hookedExchange) RoundTrip(req *http.Request) (*http.Response, error) {
 		return nil, err
 	}
 	defer h.tripReturned(t)
+	t.route = h.routeOf(req.URL)
+	if t.route.key.mayHTTP2() {
+		c, o, err := h.client.p.http2.get(req.Context(), t.route, h.origins, &h.client.p.choices)
+		if err != nil {
+			closeReplaced(req, h.own)
+			return nil, asOpError(err)
+		}
+		if c != nil {
+			return t.overHTTP2(c, req)
+		}
+		t.given, t.route = o, t.route.for1()
+	}
 	err = t.prepare(req)
 	if err != nil {
 		err = asOpError(err)
@@ -140,7 +152,7 @@ func (h *hookedExchange) RoundTrip(req *http.Request) (*http.Response, error) {
 		err = t.cause(req.Context(), err)
 	}
 	if err != nil || t.source != nil && t.uploaded == nil {
-		closeReplaced(req, &h.body)
+		closeReplaced(req, h.own)
 	}
 	if err != nil {
 		t.request.done()
@@ -169,14 +181,14 @@ func (t *hookedTrip) cause(ctx context.Context, err error) error {
 func (h *hookedExchange) newTrip() (*hookedTrip, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.x == nil {
+	if h.asker == nil {
 		return nil, errOver
 	}
 	t := &h.first
 	if h.last != nil {
 		t = new(hookedTrip)
-	} else {
-		t.head.fields = h.x.trip.head.fields // memory that is there, see response
+	} else if x, ok := h.asker.(*exchange); ok {
+		t.head.fields = x.trip.head.fields // memory that is there, see response
 	}
 	t.h, t.previous, h.last = h, h.last, t
 	h.running++

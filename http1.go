@@ -52,7 +52,7 @@ func (c *client) serveHTTP1() {
 		}
 		x.release()
 		if t != nil {
-			c.serveTunnel(t)
+			c.finish(t.flow, c.serveTunnel(t))
 		}
 		if !keep {
 			return
@@ -60,19 +60,18 @@ func (c *client) serveHTTP1() {
 	}
 }
 
-func (c *client) serveTunnel(t *tunnel) {
+func (c *client) serveTunnel(t *tunnel) error {
 	if t.under != nil {
 		defer c.origins.close(t.under)
 	}
 	if !t.sniff {
-		c.finish(t.flow, c.relay(t.o, t.flow))
-		return
+		return c.relay(t.o, t.flow)
 	}
 	err := c.sniff(t.route, t.flow, t.o)
 	if err == errIsHTTP {
 		err = nil
 	}
-	c.finish(t.flow, err)
+	return err
 }
 
 // release gives the memory back without what it referred to.
@@ -152,7 +151,7 @@ func (x *exchange) serve() {
 		x.connect()
 	case x.route == nil, x.control.maxForwards == 0 && countsForwards(x.method):
 		x.answerHere()
-	case c.p.sorted.http != nil && x.route.action != Tunnel:
+	case c.p.sorted.http != nil && x.route.action != Tunnel, x.route.pages != nil:
 		x.hooked()
 	default:
 		x.forward()
@@ -243,7 +242,7 @@ func (x *exchange) describe() {
 	switch {
 	case x.line.form == originForm || x.line.form == asteriskForm:
 		scheme := "http://"
-		if x.client.fixed != nil && x.client.fixed.key.tls {
+		if x.client.tls != nil || x.client.fixed != nil && x.client.fixed.key.tls {
 			scheme = "https://"
 		}
 		x.flow.URL = scheme + string(x.control.host)

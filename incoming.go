@@ -19,7 +19,8 @@ func (h *hookedExchange) newRequest(x *exchange) *http.Request {
 		Host:   h.host(x),
 		Body:   http.NoBody,
 	}
-	h.setURL(x)
+	r.TLS = x.client.tls
+	h.setURL(string(x.target()), x.route)
 	r.RemoteAddr = x.client.remoteAddr()
 	switch h.control.kind {
 	case knownLength:
@@ -53,8 +54,7 @@ func (h *hookedExchange) host(x *exchange) string {
 
 // setURL makes the URL of where the request goes. A target that no URL can hold as it
 // is, such as one with a broken escape, is shown as its plain bytes.
-func (h *hookedExchange) setURL(x *exchange) {
-	path := string(x.target())
+func (h *hookedExchange) setURL(path string, r *route) {
 	before, query, ok := strings.Cut(path, "?")
 	h.url.Path, h.url.RawQuery, h.url.ForceQuery = before, query, ok && query == ""
 	if !isPlainPath(before) && !strings.HasPrefix(path, "//") { // which would be a host
@@ -62,8 +62,8 @@ func (h *hookedExchange) setURL(x *exchange) {
 			h.url = *u
 		}
 	}
-	h.url.Scheme, h.url.Host = "http", x.route.authority()
-	if x.route.key.tls {
+	h.url.Scheme, h.url.Host = "http", r.authority()
+	if r.key.tls {
 		h.url.Scheme = "https"
 	}
 	h.sent, h.target = h.url, path
@@ -92,6 +92,7 @@ func (t *hookedTrip) response(req *http.Request) *http.Response {
 		ContentLength: t.control.framing.contentLength(),
 		Request:       req,
 		Body:          t,
+		TLS:           t.o.state,
 	}
 	t.res, t.conn = res, t.o.s
 	if t.control.kind == chunked {
@@ -103,8 +104,8 @@ func (t *hookedTrip) response(req *http.Request) *http.Response {
 	}
 	t.h.mu.Lock()
 	t.h.flow.ResponseFields = t.raw.names()
-	if t == &t.h.first && t.h.x != nil {
-		t.h.x.trip.head.fields = t.head.fields[:0]
+	if x, ok := t.h.asker.(*exchange); ok && t == &t.h.first {
+		x.trip.head.fields = t.head.fields[:0]
 	}
 	t.h.mu.Unlock()
 	switch {

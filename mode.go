@@ -2,6 +2,7 @@ package mitm
 
 import (
 	"context"
+	"crypto/tls"
 	"net"
 	"net/netip"
 )
@@ -26,8 +27,14 @@ type Mode interface {
 type Destination struct {
 	// Addr is what is dialled, host:port.
 	Addr string
-	// TLS starts TLS towards Addr, see [Proxy.OriginTLS].
+	// TLS starts TLS towards Addr. It is set where the client's own TLS is opened, unless the
+	// mode says what the origin speaks.
 	TLS bool
+	// OriginTLS, if not nil, is used towards Addr in place of [Proxy.OriginTLS]: to verify this
+	// origin by other rules, or to show it a certificate. It must not be changed any more.
+	// Connections with one are shared by those that have the same pointer, and sessions are
+	// resumed if it has a ClientSessionCache.
+	OriginTLS *tls.Config
 	// Host, if not empty, becomes the Host field of HTTP requests, and the name that
 	// the origin's certificate must have. Empty: requests keep the client's Host, and the
 	// certificate must have that of Addr.
@@ -47,6 +54,7 @@ type Destination struct {
 	Reply func(dialErr error) error
 
 	redirected bool // the client's own system believes that it is connected to Addr
+	pages      ownPages
 	// authenticate sees the Proxy-Authorization of every HTTP request where there is no
 	// Addr. It is here so that a mode that makes use of another one does not lose it.
 	authenticate func(ctx context.Context, credentials string) error
@@ -63,6 +71,10 @@ type Conn struct {
 	// ServerName is the name that a TLS client asked for (RFC 6066, section 3), "" if
 	// none. It is a name, not a route.
 	ServerName string
+	// ClientHello is what a TLS client said first, without its Conn, and RawClientHello the
+	// records that it came in. Both are nil before that is known, and must not be changed.
+	ClientHello    *tls.ClientHelloInfo
+	RawClientHello []byte
 
 	s        *stream
 	listener net.Addr // where the connection was accepted; nil: not by Serve

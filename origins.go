@@ -18,12 +18,22 @@ type origins struct {
 }
 
 // dial opens a connection that ends with the client.
-func (os *origins) dial(ctx context.Context, key originKey) (*origin, error) {
-	o, err := os.dialer.open(ctx, key)
+func (os *origins) dial(ctx context.Context, r *route) (*origin, error) {
+	o, err := os.dialer.open(ctx, r)
 	if err != nil {
 		return nil, err
 	}
 	return o, os.attach(o)
+}
+
+// secure starts TLS on a connection that is in use.
+func (os *origins) secure(ctx context.Context, o *origin, r *route) (*origin, error) {
+	secured, err := os.dialer.secure(ctx, o, r)
+	os.detach(o)
+	if err != nil {
+		return nil, err
+	}
+	return secured, os.attach(secured)
 }
 
 // idle returns a kept connection, or nil.

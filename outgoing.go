@@ -29,8 +29,7 @@ func (t *hookedTrip) prepare(req *http.Request) error {
 	if err != nil {
 		return err
 	}
-	h.client.startTrip(&t.trip, h.routeOf(req.URL), req.Method)
-	t.owner = h
+	h.startTrip(t, req.Method)
 	t.upgrade, t.bound = w.upgrades(), w.control.connectionBound
 	w.framing = f
 	t.request.start(nil, f, h.client.p.limits.contentTime)
@@ -38,6 +37,17 @@ func (t *hookedTrip) prepare(req *http.Request) error {
 	t.request.out = w.appendTo(t.request.out)
 	h.flow.Request = req
 	return t.attach(req, src)
+}
+
+// startTrip gives t what it needs of the client. Of one that speaks HTTP/2 there is nothing
+// to read but content, and its end is that of the request's context.
+func (h *hookedExchange) startTrip(t *hookedTrip, method string) {
+	t.owner = h
+	if h.protocol == HTTP1 {
+		h.client.startTrip(&t.trip, t.route, method)
+		return
+	}
+	t.origins, t.limits, t.method = h.origins, &h.client.p.limits, method
 }
 
 // attach adds the content that is at hand to the head and leaves the rest to an upload.
@@ -62,11 +72,13 @@ func (t *hookedTrip) attach(req *http.Request, src *readerSource) error {
 		return err
 	}
 	t.source = src
-	if !t.watch.isArmed() {
+	if h := t.h; h.protocol == HTTP1 && !t.watch.isArmed() {
 		t.content = &t.h.body.body
 	}
 	t.stop = func() {
-		t.client.interrupt()
+		if t.client != nil {
+			t.client.interrupt()
+		}
 		req.Body.Close()
 	}
 	return nil
@@ -103,7 +115,13 @@ func (h *hookedExchange) routeOf(u *url.URL) *route {
 	}
 	d := Destination{Addr: net.JoinHostPort(u.Hostname(), port), TLS: u.Scheme == "https", Protocol: HTTP1}
 	d.Source, d.Mark = h.route.key.options.source, h.route.key.options.mark // firewall rules may need them
-	return &route{conn: &Conn{Destination: d, Protocol: HTTP1, s: h.client.s}, key: d.key(), once: true}
+	conn := h.client.newConn(d)
+	conn.Protocol = HTTP1
+	key := conn.key()
+	if d.TLS {
+		key = key.forHTTP(h.protocol)
+	}
+	return &route{conn: conn, key: key, once: true}
 }
 
 // requestRewrite merges the fields that hooks left with those that came.
@@ -123,7 +141,7 @@ func (h *hookedExchange) requestRewrite(req *http.Request, c *control) (rewrite,
 		return rewrite{}, errHostValue
 	}
 	return rewrite{
-		fields: fields, control: c, minor: h.minor, via: h.client.p.Via, host: []byte(host),
+		fields: fields, control: c, minor: h.minor, http2: h.protocol == HTTP2, via: h.client.p.Via, host: []byte(host),
 		forwards: c.maxForwards > 0 && countsForwards(req.Method),
 	}, nil
 }
@@ -147,7 +165,8 @@ func (h *hookedExchange) responseRewrite(res *http.Response) (rewrite, error) {
 		minor = res.ProtoMinor
 	}
 	return rewrite{
-		fields: fields, control: c, response: true, status: res.StatusCode, minor: minor, via: h.client.p.Via,
+		fields: fields, control: c, response: true, status: res.StatusCode, minor: minor, http2: res.ProtoMajor == 2,
+		via: h.client.p.Via,
 	}, nil
 }
 

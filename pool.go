@@ -1,7 +1,9 @@
 package mitm
 
 import (
+	"crypto/tls"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 )
@@ -14,17 +16,47 @@ const (
 // originKey is everything that makes origin connections interchangeable.
 type originKey struct {
 	addr       string
-	tls        bool
-	serverName string
 	options    socketOptions
+	tls        bool
+	serverName string      // that is asked for, and that the certificate must have
+	alpn       string      // protocols offered, the preferred one first, with commas between
+	config     *tls.Config // nil: the one of all origins
+}
+
+// socket returns the part of the key that matters before TLS.
+func (k originKey) socket() originKey { return originKey{addr: k.addr, options: k.options} }
+
+// mayHTTP2 says whether connections may turn out to speak HTTP/2.
+func (k originKey) mayHTTP2() bool { return strings.HasPrefix(k.alpn, protoHTTP2) }
+
+// forHTTP returns the key of connections for clients that speak the protocol.
+func (k originKey) forHTTP(p Protocol) originKey {
+	switch {
+	case p != HTTP2:
+		return k.for1()
+	case k.tls:
+		k.alpn = protoHTTP2 + "," + protoHTTP1
+	default:
+		k.alpn = protoH2C
+	}
+	return k
+}
+
+// for1 returns the key of connections that carry HTTP/1.
+func (k originKey) for1() originKey {
+	if k.tls {
+		k.alpn = protoHTTP1
+	}
+	return k
 }
 
 // origin is a connection to an origin server.
 type origin struct {
 	s         *stream
 	key       originKey
-	reused    bool // it carried an exchange before, so it may turn out to be stale
-	bound     bool // it carried credentials that authenticate the connection
+	state     *tls.ConnectionState // nil: no TLS
+	reused    bool                 // it carried an exchange before, so it may turn out to be stale
+	bound     bool                 // it carried credentials that authenticate the connection
 	idleSince time.Time
 	listening chan error // see listen
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"io"
 	"log/slog"
 	"net"
 	"net/http"
@@ -31,10 +32,33 @@ type Proxy struct {
 	Transport http.RoundTripper
 	// Dial opens connections to origin servers. Nil: a net.Dialer. See [CheckedDial].
 	Dial DialFunc
+	// CA issues the certificates that are shown to clients whose TLS is opened, so that hooks
+	// see what is inside. Nil: TLS is tunnelled, never opened, but for ClientTLS.
+	CA *CA
+	// ClientTLS is used towards clients whose TLS is opened. Where it has a certificate, of
+	// GetCertificate or of Certificates, that fits the ClientHello, that is shown in place of
+	// one by CA. NextProtos and GetConfigForClient are not used: clients get the protocol that
+	// the origin chose. With SessionTicketsDisabled no session is resumed. Nil, and a
+	// MinVersion of 0, mean TLS 1.2 or newer. It is copied.
+	ClientTLS *tls.Config
 	// OriginTLS is used towards https origins. Nil verifies against the system's
 	// roots and speaks TLS 1.2 or newer. It is copied; an empty ServerName is filled in and
-	// NextProtos replaced.
+	// NextProtos replaced. Sessions are resumed unless SessionTicketsDisabled is set. See
+	// [Destination] for another one for a single host.
 	OriginTLS *tls.Config
+	// StartTLS, if not nil, does the handshake with origins in place of crypto/tls: over nc, with
+	// the ServerName, the NextProtos and all else of config, for c, whose RawClientHello it may
+	// want to imitate. It returns the connection, and the protocol that was negotiated ("" if
+	// none); with an error nc is closed. ctx ends after TLSTimeout.
+	StartTLS func(ctx context.Context, c *Conn, nc net.Conn, config *tls.Config) (conn net.Conn, protocol string, err error)
+	// KeyLogWriter, if not nil, gets the secrets of all TLS connections, of clients and to
+	// origins, in the format of SSLKEYLOGFILE, with which others can read the traffic. A
+	// KeyLogWriter of ClientTLS or OriginTLS comes first.
+	KeyLogWriter io.Writer
+	// TunnelRefused, if more than 0, is for how long a client that refused our certificate for a
+	// name is tunnelled there, unread, unless a ConnHook says otherwise: as programs need
+	// that accept one certificate only.
+	TunnelRefused time.Duration
 	// Via is the name under which the proxy adds itself to the Via field of messages
 	// (RFC 9110, section 7.6.3); a request that has it already is a loop and refused. Empty:
 	// no Via is written, and none is looked for.
@@ -78,17 +102,22 @@ type Proxy struct {
 	// is accepted. 0 or less: no limit.
 	MaxConns int
 
-	start   sync.Once
-	failed  error // of start
-	limits  limits
-	sorted  *hooks
-	dialer  dialer
-	ctx     context.Context // ends with Close
-	cancel  context.CancelFunc
-	pool    pool
-	guard   loopGuard
-	flowIDs atomic.Uint64
-	closing atomic.Bool
+	start        sync.Once
+	failed       error // of start
+	limits       limits
+	sorted       *hooks
+	dialer       dialer
+	tls          *clientTLS
+	choices      choices
+	certificates http.Handler
+	http2        http2Origins
+	distrusts    distrusts
+	ctx          context.Context // ends with Close
+	cancel       context.CancelFunc
+	pool         pool
+	guard        loopGuard
+	flowIDs      atomic.Uint64
+	closing      atomic.Bool
 
 	mu        sync.Mutex
 	listeners map[net.Listener]struct{}
@@ -105,10 +134,15 @@ func (p *Proxy) init() error {
 		p.ctx, p.cancel = context.WithCancel(context.Background())
 		p.limits = p.defaultLimits()
 		p.pool.keep = p.limits.idleTime
+		p.http2.start(&p.limits)
+		p.certificates = certificatePages(p.CA)
 		p.dialer = dialer{
 			dial: p.Dial, timeout: p.limits.dialTime, handshake: p.limits.tlsTime,
 			config: p.defaultOriginTLS(), isLoop: p.isLoop, guard: &p.guard,
+			startTLS: p.StartTLS, panicked: p.panicked,
 		}
+		p.tls = newClientTLS(p.ClientTLS, p.KeyLogWriter)
+		p.distrusts.life = p.TunnelRefused
 		if p.Dial == nil {
 			p.dialer.dial = socketDialer{}.dial
 		}
@@ -274,6 +308,7 @@ func (p *Proxy) Close() error {
 	p.cancel()
 	p.active.Wait()
 	p.pool.close()
+	p.http2.close()
 	return nil
 }
 

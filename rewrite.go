@@ -18,6 +18,7 @@ type rewrite struct {
 	response bool
 	status   int    // of a response
 	minor    int    // HTTP/1.minor of the sender
+	http2    bool   // which spoke HTTP/2
 	host     []byte // request: what the Host field becomes
 	keepHost bool   // request: unless it has one already
 	forwards bool   // request: decrement Max-Forwards
@@ -199,13 +200,21 @@ func (w *rewrite) appendMissing(dst []byte) []byte {
 		dst = append(dst, "Transfer-Encoding: chunked\r\n"...)
 	}
 	if w.via != "" {
-		dst = append(strconv.AppendInt(append(dst, "Via: 1."...), int64(w.minor), 10), ' ')
-		dst = append(append(dst, w.via...), "\r\n"...)
+		dst = append(append(dst, "Via: "...), w.version()...)
+		dst = append(append(append(dst, ' '), w.via...), "\r\n"...)
 	}
 	if w.response && !w.control.hasDate && w.status/100 != 1 { // RFC 9110, section 6.6.1
 		dst = appendDate(dst)
 	}
 	return w.appendConnection(dst, &field{name: []byte("Connection")})
+}
+
+// version is that of the received message (RFC 9110, section 7.6.3).
+func (w *rewrite) version() string {
+	if w.http2 {
+		return "2.0"
+	}
+	return [...]string{"1.0", "1.1"}[w.minor]
 }
 
 // appendDate appends a Date field with the current time (RFC 9110, section 6.6.1).

@@ -1,6 +1,7 @@
 package mitm
 
 import (
+	"net/http"
 	"strconv"
 	"sync"
 )
@@ -11,13 +12,42 @@ type route struct {
 	action Action
 	err    error // why it is rejected
 	key    originKey
-	host   string // not empty: what the Host field becomes
-	once   bool   // a hook's destination, for one exchange: nothing stays with it
+	host   string       // not empty: what the Host field becomes
+	once   bool         // a hook's destination, for one exchange: nothing stays with it
+	pages  http.Handler // answers in place of an origin
 
 	mu    sync.Mutex
-	bound *origin // idle and bound to this client, see origin.bound
-
+	bound *origin    // idle and bound to this client, see origin.bound
 	early *earlyDial // a dial that began before a request was read
+}
+
+// takeEarly hands the early dial out, if there is one.
+func (r *route) takeEarly() (e *earlyDial) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	e, r.early = r.early, nil
+	return e
+}
+
+// opens says whether what is spoken to r is looked at before there is an origin.
+func (p *Proxy) opens(r *route) bool {
+	return r.pages != nil || p.opensTLS() && r.action != Tunnel
+}
+
+// for1 returns r for HTTP/1.
+func (r *route) for1() *route {
+	if r.key.for1() == r.key {
+		return r
+	}
+	return &route{conn: r.conn, action: r.action, key: r.key.for1(), host: r.host, once: true}
+}
+
+// hostField is what the Host field becomes where the client named no host.
+func (r *route) hostField() string {
+	if r.host != "" {
+		return r.host
+	}
+	return r.authority()
 }
 
 // authority is how an URL, or a Host field, names where the route leads.
@@ -34,6 +64,7 @@ const maxRoutes = 64
 // routes remembers, for one client connection, what was decided about the
 // destinations that its requests named.
 type routes struct {
+	mu     sync.Mutex
 	byName map[string]*route
 	name   []byte // scratch: scheme, host and port
 	last   *route // of the name in lastOf

@@ -130,7 +130,6 @@ func TestR02_UnknownMajorVersion(t *testing.T) {
 	refusedTable(t, 505, []string{
 		"GET http://o.test/ HTTP/2.0\r\nHost: o.test\r\n\r\n",
 		"GET http://o.test/ HTTP/0.9\r\nHost: o.test\r\n\r\n",
-		"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
 	})
 	refusedTable(t, 400, []string{
 		"GET http://o.test/\r\n\r\n",

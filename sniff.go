@@ -21,7 +21,8 @@ const (
 
 // serveDestination serves a connection that has a destination of its own.
 func (c *client) serveDestination(d Destination) {
-	flow, conn := c.newFlow(), &Conn{Destination: d, Protocol: d.Protocol, s: c.s}
+	flow, conn := c.newFlow(), c.newConn(d)
+	conn.Protocol = d.Protocol
 	if d.redirected {
 		loop, done := c.guardLoop(d)
 		defer done()
@@ -35,8 +36,9 @@ func (c *client) serveDestination(d Destination) {
 		}
 	}
 	r := c.decide(flow, conn)
-	if r.action != Tunnel && d.Protocol == HTTP1 {
-		c.serveFixed(r)
+	if r.action != Tunnel && d.Protocol == HTTP1 && !c.p.opensTLS() {
+		c.fixed = r
+		c.serveHTTP1()
 		return
 	}
 	if err := c.open(r, flow); err != errIsHTTP {
@@ -60,7 +62,14 @@ func (c *client) open(r *route, flow *Flow) error {
 		c.refuse(r, r.err)
 		return r.err
 	}
-	if reply := r.conn.Destination.Reply; reply == nil && r.action != Tunnel {
+	reply := r.conn.Destination.Reply
+	if r.action != Tunnel && (reply == nil || c.p.opens(r)) {
+		if reply != nil {
+			c.s.writeWithin(c.p.limits.headTime)
+			if err := reply(nil); err != nil {
+				return err
+			}
+		}
 		return c.sniff(r, flow, nil)
 	}
 	o, err := c.dialTunnel(r)
@@ -68,7 +77,7 @@ func (c *client) open(r *route, flow *Flow) error {
 		c.refuse(r, err)
 		return err
 	}
-	if reply := r.conn.Destination.Reply; reply != nil {
+	if reply != nil {
 		c.s.writeWithin(c.p.limits.headTime)
 		if err := reply(nil); err != nil {
 			c.origins.close(o)
@@ -93,53 +102,109 @@ func (c *client) refuse(r *route, err error) {
 	c.s.reset()
 }
 
-// serveFixed serves HTTP/1 requests that all go to r, whatever they say.
-func (c *client) serveFixed(r *route) {
-	c.fixed = r
-	c.serveHTTP1()
-}
-
 // errIsHTTP tells that a connection turned out to have flows of its own.
 var errIsHTTP = errors.New("the connection has exchanges of its own")
 
 // sniff finds out what a connection to r speaks and serves it. The origin, o or one
 // that is dialled meanwhile, is watched too: a server that speaks first is relayed.
 func (c *client) sniff(r *route, flow *Flow, o *origin) error {
-	early := newEarlyDial(c.ctx, c.s, &c.origins, r.key, o)
-	conn := Conn{Destination: r.conn.Destination, s: c.s}
-	var gone error
-	if conn.Protocol, gone = c.firstBytes(early); conn.Protocol == TLS && !early.dialFailed() {
-		c.s.readWithin(c.p.limits.tlsTime)
-		conn.ServerName, gone = peekServerName(c.s)
+	early := newEarlyDial(c.ctx, &c.origins, r)
+	if o != nil || !c.needsNoOrigin(r) {
+		early.begin(c.s, o)
 	}
-	if gone != nil {
+	conn := c.newConn(r.conn.Destination)
+	var err error
+	if conn.Protocol, err = c.firstBytes(early); err != nil {
 		early.reset()
 		c.s.reset()
-		return &OpError{Op: "relay", Addr: r.key.addr, Err: gone}
+		return &OpError{Op: "relay", Addr: r.key.addr, Err: err}
+	}
+	if conn.Protocol == TLS {
+		return c.serveTLS(r, flow, conn, early)
 	}
 	early.stopListening()
 	c.s.resume()
-	again := c.decideAgain(r, flow, &conn)
-	if again.key != r.key { // a hook sends it elsewhere, now that it knows
-		early.close()
-		early = newEarlyDial(c.ctx, c.s, &c.origins, again.key, nil)
-		early.stopListening()
+	again := c.decideAgain(r, flow, conn)
+	return c.serveProtocol(again, flow, c.lead(early, again))
+}
+
+// needsNoOrigin says whether it can be put off to connect to where r leads: the client will
+// be the first to speak, and there may be an idle connection, or no need for one.
+func (c *client) needsNoOrigin(r *route) bool {
+	return r.pages != nil || r.conn.Destination.Protocol == HTTP1 || c.p.opensTLS() && c.p.choices.speaksHTTP(r.key)
+}
+
+// serveTLS serves a client that begins with a ClientHello: what is inside, if it is opened.
+func (c *client) serveTLS(r *route, flow *Flow, conn *Conn, early *earlyDial) error {
+	op := &opening{c: c, flow: flow, route: r, conn: conn, early: early}
+	err := op.openTLS()
+	switch {
+	case err == errNotOpened && !op.heard: // no ClientHello after all
+		conn.Protocol = Other
+		c.s.resume()
+		op.route = c.decideAgain(r, flow, conn)
+		fallthrough
+	case err == errNotOpened:
+		return c.serveProtocol(op.route, flow, c.lead(op.early, op.route))
+	case err != nil:
+		op.early.reset()
+		c.s.close()
+		return err
 	}
-	if conn.Protocol == HTTP1 && again.action != Tunnel { // a Reject is told in HTTP
-		again.early = early
-		c.serveFixed(again)
+	return c.serveInside(op)
+}
+
+// serveInside finds out what is spoken inside TLS and serves that.
+func (c *client) serveInside(op *opening) error {
+	r := op.route
+	conn := *op.conn
+	r.conn = &conn
+	if isHTTP(c.tls.NegotiatedProtocol) {
+		op.early.stopListening()
+	} else if op.early.begun() {
+		op.early.listenAgain(c.s)
+	}
+	var err error
+	conn.Protocol, err = c.firstBytes(op.early)
+	if err != nil {
+		op.early.reset()
+		c.s.reset()
+		return c.refusedBy(op.conn, err)
+	}
+	op.early.stopListening()
+	c.s.resume()
+	if len(c.s.buffered()) == 0 && isHTTP(c.tls.NegotiatedProtocol) { // it has left again
+		op.early.close()
+		return nil
+	}
+	return c.serveProtocol(r, op.flow, op.early)
+}
+
+// serveProtocol serves what r.conn says is spoken.
+func (c *client) serveProtocol(r *route, flow *Flow, early *earlyDial) error {
+	if r.action != Tunnel && (r.conn.Protocol == HTTP1 || r.conn.Protocol == HTTP2) { // a Reject is told in HTTP
+		if early.begun() {
+			r.early = early
+		}
+		r.key = r.key.forHTTP(r.conn.Protocol)
+		c.fixed = r
+		if r.conn.Protocol == HTTP1 {
+			c.serveHTTP1()
+		} else {
+			c.serveHTTP2()
+		}
 		early.close()
 		return errIsHTTP
 	}
-	if again.action == Reject {
+	if r.action == Reject || r.pages != nil {
 		early.close()
 		c.s.reset()
-		return again.err
+		return r.err
 	}
 	o, err := early.take()
 	if err == nil && early.cut != nil {
 		c.origins.close(o)
-		err = &OpError{Op: "relay", Addr: again.key.addr, Err: early.cut}
+		err = &OpError{Op: "relay", Addr: r.key.addr, Err: early.cut}
 	}
 	if err != nil {
 		c.s.reset()
@@ -154,7 +219,10 @@ func (c *client) decideAgain(r *route, flow *Flow, conn *Conn) *route {
 	if r.action == Default {
 		return c.decide(flow, conn)
 	}
-	return &route{conn: conn, action: r.action, err: r.err, key: r.key, host: r.host}
+	if flow != nil {
+		flow.Conn = conn
+	}
+	return &route{conn: conn, action: r.action, err: r.err, key: conn.key(), host: r.host, pages: r.pages}
 }
 
 // firstBytes reads until it is clear what the client speaks, or the origin speaks. It
@@ -227,4 +295,24 @@ func classifyTLS(b []byte) (Protocol, bool) {
 		return Other, true
 	}
 	return TLS, len(b) > 5
+}
+
+// helloSize returns how many bytes the records take in which b has its first handshake
+// message (RFC 8446, sections 4 and 5.1).
+func helloSize(b []byte) int {
+	const recordHeader, messageHeader = 5, 4
+	var message []byte
+	for at := 0; at+recordHeader <= len(b); {
+		end := at + recordHeader + int(b[at+3])<<8 + int(b[at+4])
+		if end > len(b) {
+			break
+		}
+		message = append(message, b[at+recordHeader:end]...)
+		if len(message) >= messageHeader &&
+			len(message) >= messageHeader+int(message[1])<<16+int(message[2])<<8+int(message[3]) {
+			return end
+		}
+		at = end
+	}
+	return len(b)
 }

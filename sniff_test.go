@@ -112,7 +112,6 @@ func TestSniffRelays(t *testing.T) {
 	addr := echo(t)
 	for name, said := range map[string]string{
 		"binary":     "\x00\x01\x02\xff",
-		"HTTP/2":     "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00",
 		"Redis":      "PING\r\n",
 		"SSH":        "SSH-2.0-client\r\n",
 		"long token": strings.Repeat("t", 40),

@@ -41,7 +41,7 @@ type stream struct {
 	nc  net.Conn        // as accepted or dialled, never wrapped: the kernel can splice it
 	raw syscall.RawConn // nil: nc is no socket, so waiting needs a buffer
 	low syscall.RawConn // the socket that carries nc, under TLS too; nil: none
-	tls *tlsSocket      // what nc runs on if it is TLS
+	tls *tlsSocket      // what nc runs on if it is TLS; nil if that is not ours
 
 	buf      []byte // nil while nothing is buffered
 	r, w     int    // buf[r:w] is unread
@@ -61,12 +61,14 @@ type stream struct {
 func newStream(nc net.Conn) *stream {
 	s := &stream{nc: nc, raw: rawConn(nc)}
 	s.low = s.raw
-	if t, ok := nc.(*tls.Conn); ok {
-		if s.tls, ok = t.NetConn().(*tlsSocket); ok {
-			s.low = rawConn(s.tls.Conn)
-		}
-	}
 	s.readable, s.probe = s.readReady, s.pollSocket
+	return s
+}
+
+// newTLSStream returns a stream over TLS that runs on socket.
+func newTLSStream(nc net.Conn, socket *tlsSocket) *stream {
+	s := newStream(nc)
+	s.tls, s.low = socket, rawConn(socket.Conn)
 	return s
 }
 
@@ -352,8 +354,11 @@ func (s *stream) linger() {
 // reset closes the connection so that the peer sees an error, not an end.
 func (s *stream) reset() {
 	nc := s.nc
+	if t, ok := nc.(*tls.Conn); ok {
+		nc = t.NetConn() // without a close_notify, which would be an orderly end
+	}
 	if s.tls != nil {
-		nc = s.tls.Conn // without a close_notify, which would be an orderly end
+		nc = s.tls.Conn
 	}
 	if l, ok := nc.(interface{ SetLinger(int) error }); ok {
 		l.SetLinger(0)
@@ -370,13 +375,16 @@ func (s *stream) close() error {
 
 // closed tells whoever wants to know, once.
 func (s *stream) closed() {
-	s.mu.Lock()
-	onClose := s.onClose
-	s.onClose = nil
-	s.mu.Unlock()
-	if onClose != nil {
+	if onClose := s.takeOnClose(); onClose != nil {
 		onClose()
 	}
+}
+
+func (s *stream) takeOnClose() (onClose func()) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	onClose, s.onClose = s.onClose, nil
+	return onClose
 }
 
 // drop gives the buffer back with whatever is in it. The stream is not read again.

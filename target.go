@@ -3,6 +3,7 @@ package mitm
 import (
 	"errors"
 	"net/http"
+	"strings"
 )
 
 // Errors of requests that the mode can't serve.
@@ -33,14 +34,22 @@ func (x *exchange) findRoute() error {
 	case asteriskForm: // for the proxy itself
 		return nil
 	case authorityForm:
-		return x.follow(c.decide(x.flow, &Conn{Destination: Destination{Addr: x.line.hostPort()}, s: c.s}))
+		return x.follow(c.decide(x.flow, c.newConn(Destination{Addr: x.line.hostPort()})))
 	}
-	r := c.routes.find(&x.line)
+	return x.follow(c.routeTo(x.flow, &x.line))
+}
+
+// routeTo returns the route that an absolute-form target names. Streams of one connection
+// share it.
+func (c *client) routeTo(flow *Flow, line *requestLine) *route {
+	c.routes.mu.Lock()
+	defer c.routes.mu.Unlock()
+	r := c.routes.find(line)
 	if r == nil {
-		r = x.newRoute()
+		r = c.newRoute(flow, line)
 		c.routes.add(r)
 	}
-	return x.follow(r)
+	return r
 }
 
 // follow makes r the route of the request, unless it is rejected.
@@ -60,7 +69,7 @@ func (x *exchange) fits(r *route) error {
 	switch {
 	case x.line.form == authorityForm:
 		return errNoConnect
-	case x.line.https && !r.key.tls:
+	case x.line.https && !r.key.tls && x.client.tls == nil:
 		return errInTheClear
 	}
 	return nil
@@ -68,10 +77,12 @@ func (x *exchange) fits(r *route) error {
 
 // newRoute decides about the destination of an absolute-form target. Its authority is
 // the Host field of each request as that request spells it, unless a hook changes it.
-func (x *exchange) newRoute() *route {
-	authority := string(x.line.appendAuthority(nil))
-	d := Destination{Addr: x.line.hostPort(), TLS: x.line.https, Host: authority}
-	r := x.client.decide(x.flow, &Conn{Destination: d, Protocol: HTTP1, s: x.client.s})
+func (c *client) newRoute(flow *Flow, line *requestLine) *route {
+	authority := string(line.appendAuthority(nil))
+	d := Destination{Addr: line.hostPort(), TLS: line.https, Host: authority}
+	conn := c.newConn(d)
+	conn.Protocol = HTTP1
+	r := c.decide(flow, conn)
 	if r.host == authority {
 		r.host = ""
 	}
@@ -81,39 +92,48 @@ func (x *exchange) newRoute() *route {
 // authenticate shows the credentials of the request to whoever the mode says. Of several
 // fields none counts: it can't be told which one another reader would believe.
 func (x *exchange) authenticate() (err error) {
-	c := x.client
-	if c.authenticate == nil {
+	if x.client.authenticate == nil {
 		return nil
 	}
-	credentials, n := "", 0
+	var credentials []string
 	for i := range x.head.fields {
 		if f := &x.head.fields[i]; f.kind == proxyAuthorizationField {
-			credentials, n = string(f.value), n+1
+			credentials = append(credentials, string(f.value))
 		}
 	}
-	if n > 1 {
+	return x.client.authenticateBy(credentials)
+}
+
+func (c *client) authenticateBy(credentials []string) (err error) {
+	switch {
+	case c.authenticate == nil:
+		return nil
+	case len(credentials) > 1:
 		return ErrCredentials
 	}
 	defer func() { err = refusal(err) }() // a panic is none of the client's business
 	defer c.recovered("mode", &err)
-	return c.authenticate(c.ctx, credentials)
+	return c.authenticate(c.ctx, strings.Join(credentials, ""))
+}
+
+// denial is what a client is told of a destination that it does not get, and its error.
+func denial(err error) (int, error) {
+	switch {
+	case errors.Is(err, ErrCredentials):
+		return http.StatusProxyAuthRequired, &OpError{Op: "mode", Err: err}
+	case errors.Is(err, ErrRejected):
+		return http.StatusForbidden, err
+	case err == errNoConnect:
+		return http.StatusMethodNotAllowed, &OpError{Op: "read request", Err: err}
+	}
+	return http.StatusBadRequest, &OpError{Op: "read request", Err: err}
 }
 
 // deny answers a request whose destination is none, or not for this client. The connection
 // goes on where the request can be read to its end, but not after a CONNECT: what follows
 // one may not be HTTP (RFC 9931).
 func (x *exchange) deny(err error) {
-	status := http.StatusBadRequest
-	switch {
-	case errors.Is(err, ErrCredentials):
-		status, err = http.StatusProxyAuthRequired, &OpError{Op: "mode", Err: err}
-	case errors.Is(err, ErrRejected):
-		status = http.StatusForbidden
-	case err == errNoConnect:
-		status, err = http.StatusMethodNotAllowed, &OpError{Op: "read request", Err: err}
-	default:
-		err = &OpError{Op: "read request", Err: err}
-	}
+	status, err := denial(err)
 	if status == http.StatusBadRequest || x.line.form == authorityForm || x.client.fixed != nil {
 		x.refuse(status, err)
 		return

@@ -3,68 +3,79 @@ package mitm
 import (
 	"context"
 	"crypto/tls"
-	"errors"
-	"io"
 	"net"
+	"strings"
 )
 
-// startTLS is the client side of a handshake; nc is closed if it fails.
-func (d *dialer) startTLS(ctx context.Context, nc net.Conn, serverName string) (net.Conn, error) {
+// The protocols inside TLS that the proxy reads (RFC 7301, RFC 9113 section 3.1).
+const (
+	protoHTTP1 = "http/1.1"
+	protoHTTP2 = "h2"
+	protoH2C   = "h2c" // HTTP/2 in the clear, with prior knowledge
+)
+
+// startTLSFunc is the type of Proxy.StartTLS.
+type startTLSFunc = func(ctx context.Context, c *Conn, nc net.Conn, config *tls.Config) (conn net.Conn, protocol string, err error)
+
+// secure does the client's side of a handshake on o, and closes it if that fails. Errors
+// are *OpError.
+func (d *dialer) secure(ctx context.Context, o *origin, r *route) (*origin, error) {
 	ctx, cancel := withTimeout(ctx, d.handshake)
 	defer cancel()
-	config := d.config.Clone() // shares the session cache and the roots
+	socket := newTLSSocket(o.s)
+	nc, state, err := d.shake(ctx, r.conn, socket, d.configFor(r.key))
+	if err != nil {
+		o.s.close()
+		return nil, &OpError{Op: "tls", Addr: r.key.addr, Err: err}
+	}
+	secured := &origin{s: newTLSStream(nc, socket), key: r.key, state: state}
+	if state.NegotiatedProtocol != protoHTTP2 {
+		secured.key = r.key.for1()
+	}
+	secured.s.onClose = o.s.takeOnClose()
+	return secured, nil
+}
+
+// configFor returns the configuration for one connection. The copy shares the session
+// cache and the roots.
+func (d *dialer) configFor(key originKey) *tls.Config {
+	config := d.config
+	if key.config != nil {
+		config = key.config
+	}
+	config = config.Clone()
 	if config.ServerName == "" {
-		config.ServerName = serverName
+		config.ServerName = key.serverName
 	}
-	config.NextProtos = []string{"http/1.1"}
-	c := tls.Client(&tlsSocket{Conn: nc}, config)
-	if err := c.HandshakeContext(ctx); err != nil {
-		nc.Close()
-		return nil, err
+	if config.KeyLogWriter == nil {
+		config.KeyLogWriter = d.config.KeyLogWriter
 	}
-	return c, nil
+	config.NextProtos = nil
+	if key.alpn != "" {
+		config.NextProtos = strings.Split(key.alpn, ",")
+	}
+	return config
 }
 
-// maxHello is how much of a ClientHello is read. Those of today take 2 KiB.
-const maxHello = 64 << 10
-
-// peekServerName reads the ClientHello that s begins with, however it is cut into records
-// and segments, and leaves it there. It returns "" if there is no name, or no hello, and an
-// error if the connection broke.
-func peekServerName(s *stream) (name string, err error) {
-	stop := errors.New("the hello is all that is wanted")
-	config := &tls.Config{GetConfigForClient: func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
-		name = hello.ServerName
-		return nil, stop
-	}}
-	hello := helloConn{Conn: s.nc, s: s}
-	tls.Server(&hello, config).Handshake() // ends in stop, or a worse error
-	return name, hello.gone
-}
-
-// helloConn reads ahead in a stream without consuming it, and swallows what is written:
-// the alert of a handshake that is not meant to succeed.
-type helloConn struct {
-	net.Conn
-	s    *stream
-	at   int   // how much was read
-	gone error // what broke the connection
-}
-
-// Read implements net.Conn.
-func (c *helloConn) Read(p []byte) (int, error) {
-	if c.at == len(c.s.buffered()) {
-		if err := c.s.fill(maxHello); err != nil {
-			if err != io.EOF && err != errFull && !isTimeout(err) {
-				c.gone = err
-			}
-			return 0, err
+// shake is the handshake itself, by crypto/tls or by whatever the embedder put in place.
+func (d *dialer) shake(ctx context.Context, c *Conn, nc net.Conn, config *tls.Config) (conn net.Conn, state *tls.ConnectionState, err error) {
+	if d.startTLS == nil {
+		c := tls.Client(nc, config)
+		if err := c.HandshakeContext(ctx); err != nil {
+			return nil, nil, err
 		}
+		state := c.ConnectionState()
+		return c, &state, nil
 	}
-	n := copy(p, c.s.buffered()[c.at:])
-	c.at += n
-	return n, nil
+	defer func() {
+		if v := recover(); v != nil {
+			err = d.panicked("tls", v)
+		}
+	}()
+	conn, protocol, err := d.startTLS(ctx, c, nc, config)
+	state = &tls.ConnectionState{HandshakeComplete: true, NegotiatedProtocol: protocol, ServerName: config.ServerName}
+	if own, ok := conn.(interface{ ConnectionState() tls.ConnectionState }); ok {
+		*state = own.ConnectionState()
+	}
+	return conn, state, err
 }
-
-// Write implements net.Conn.
-func (c *helloConn) Write(p []byte) (int, error) { return len(p), nil }

@@ -12,17 +12,70 @@ import (
 // It also follows the records, so that it can be told whether part of one was read.
 type tlsSocket struct {
 	net.Conn
+	before *stream // what was read from Conn already; nil: nothing, or no more
+	held   bool    // it is not known yet whether TLS is to be spoken, see accept
+	at     int     // how much of before was read while held
+	gone   error   // what broke the connection while held
+
 	ended  bool
 	header []byte // of the record that is being read, as far as it came
 	left   int    // bytes of the record behind the header
 }
 
+// newTLSSocket makes s, with what it has buffered, the ground of a TLS connection.
+func newTLSSocket(s *stream) *tlsSocket { return &tlsSocket{Conn: s.nc, before: s} }
+
+// holdTLS is newTLSSocket for a handshake that may not be meant to succeed: until accept,
+// nothing is consumed, and nothing, not even an alert, is written.
+func holdTLS(s *stream) *tlsSocket { return &tlsSocket{Conn: s.nc, before: s, held: true} }
+
+// accept makes a held socket a normal one.
+func (s *tlsSocket) accept() {
+	s.held = false
+	s.before.discard(s.at)
+	s.before.release()
+}
+
 // Read implements net.Conn.
-func (s *tlsSocket) Read(p []byte) (int, error) {
-	n, err := s.Conn.Read(p)
+func (s *tlsSocket) Read(p []byte) (n int, err error) {
+	switch {
+	case s.held:
+		n, err = s.readAhead(p)
+	case s.before != nil && len(s.before.buffered()) > 0:
+		n, err = s.before.Read(p)
+	default:
+		s.before = nil
+		n, err = s.Conn.Read(p)
+	}
 	s.ended = s.ended || err == io.EOF
 	s.follow(p[:n])
 	return n, err
+}
+
+// maxHello is how much of a ClientHello is read. Those of today take 2 KiB.
+const maxHello = 64 << 10
+
+// readAhead leaves what it reads where it is.
+func (s *tlsSocket) readAhead(p []byte) (int, error) {
+	if s.at == len(s.before.buffered()) {
+		if err := s.before.fill(maxHello); err != nil {
+			if err != io.EOF && err != errFull && !isTimeout(err) {
+				s.gone = err
+			}
+			return 0, err
+		}
+	}
+	n := copy(p, s.before.buffered()[s.at:])
+	s.at += n
+	return n, nil
+}
+
+// Write implements net.Conn.
+func (s *tlsSocket) Write(p []byte) (int, error) {
+	if s.held {
+		return len(p), nil
+	}
+	return s.Conn.Write(p)
 }
 
 // follow goes through records of a 5-byte header, which ends in the length of the rest

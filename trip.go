@@ -43,6 +43,7 @@ type trip struct {
 	bound   bool   // the request carries credentials that bind its connection
 
 	o          *origin
+	given      *origin     // a connection that was opened for it already
 	earlyErr   error       // of a dial that began before the request
 	received   bool        // a byte of a response came
 	uploaded   chan error  // the result of the upload; nil: no goroutine was needed
@@ -105,6 +106,10 @@ func idempotent(method string) bool {
 // acquire gets a connection: the client's own, one dialled for it early, an idle one or
 // a new one. Where one has turned out to be dead already, others may be too.
 func (t *trip) acquire(ctx context.Context, again bool) (err error) {
+	if t.given != nil {
+		t.o, t.given = t.given, nil
+		return nil
+	}
 	if o := t.reserved(); o != nil {
 		t.o = o
 		return nil
@@ -117,7 +122,7 @@ func (t *trip) acquire(ctx context.Context, again bool) (err error) {
 	if t.earlyErr != nil {
 		return t.earlyErr
 	}
-	t.o, err = t.origins.dial(ctx, t.route.key)
+	t.o, err = t.origins.dial(ctx, t.route)
 	return err
 }
 
@@ -129,9 +134,8 @@ func (t *trip) reserved() *origin {
 		if t.origins.attach(o) != nil {
 			return nil
 		}
-	} else if r.early != nil {
-		o, t.earlyErr = r.early.take()
-		r.early = nil
+	} else if early := r.takeEarly(); early != nil {
+		o, t.earlyErr = early.take()
 	}
 	if o != nil && o.s.pending() { // closed meanwhile, or not HTTP after all
 		t.origins.close(o)
@@ -271,7 +275,9 @@ func (t *trip) join() bool {
 	err := <-t.uploaded
 	t.uploaded = nil
 	t.o.s.calm()
-	t.client.resume()
+	if t.client != nil {
+		t.client.resume()
+	}
 	return err == nil
 }
 

@@ -1,0 +1,201 @@
+package mitm
+
+import (
+	"bytes"
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"math/big"
+	"strings"
+	"time"
+)
+
+// caLife is how long an authority of NewCA is valid.
+const caLife = 5 * 365 * 24 * time.Hour
+
+// CA is a certificate authority that issues a certificate for each name that clients ask
+// for. NewCA, LoadCA and OpenCA make one; the private key does not leave it. Its methods
+// may be called by several goroutines at once.
+type CA struct {
+	chain  []*x509.Certificate // the issuer first, then those above it
+	key    crypto.Signer       // of the issuer
+	above  [][]byte            // what is sent after a leaf
+	leaf   *ecdsa.PrivateKey   // one key for all leaves
+	leaves leafCache
+}
+
+// NewCA creates an authority with a new key (ECDSA P-256) that is valid for five years.
+// name is its common name, of at most 64 bytes; "" means "mitm CA".
+func NewCA(name string) (*CA, error) {
+	if name == "" {
+		name = "mitm CA"
+	}
+	if len(name) > maxCommonName {
+		return nil, fmt.Errorf("mitm: new CA: name of more than %d bytes", maxCommonName)
+	}
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return nil, fmt.Errorf("mitm: new CA: %w", err)
+	}
+	cert, err := selfSigned(name, key)
+	if err != nil {
+		return nil, fmt.Errorf("mitm: new CA: %w", err)
+	}
+	return newCA([]*x509.Certificate{cert}, key)
+}
+
+// selfSigned makes a root that may issue leaves, but no other authority.
+func selfSigned(name string, key crypto.Signer) (*x509.Certificate, error) {
+	now := time.Now()
+	template := &x509.Certificate{
+		SerialNumber:          newSerial(),
+		Subject:               pkix.Name{CommonName: name},
+		NotBefore:             now.Add(-backdate),
+		NotAfter:              now.Add(caLife),
+		KeyUsage:              x509.KeyUsageCertSign | x509.KeyUsageCRLSign,
+		BasicConstraintsValid: true,
+		IsCA:                  true,
+		MaxPathLenZero:        true,
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	if err != nil {
+		return nil, err
+	}
+	return x509.ParseCertificate(der)
+}
+
+// newSerial returns a number that no other certificate has: random, positive and of at
+// most 20 octets (RFC 5280, section 4.1.2.2).
+func newSerial() *big.Int {
+	var b [16]byte
+	rand.Read(b[:]) // never fails
+	serial := new(big.Int).SetBytes(b[:])
+	return serial.Add(serial, big.NewInt(1))
+}
+
+func newCA(chain []*x509.Certificate, key crypto.Signer) (*CA, error) {
+	leaf, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return nil, err
+	}
+	ca := &CA{chain: chain, key: key, leaf: leaf}
+	for i, cert := range chain {
+		// Clients have roots themselves (RFC 8446, section 4.4.2). But a root that issues
+		// leaves itself is sent: clients that were told the hash of its key look for it in
+		// the chain as it came.
+		if i == 0 || issued(cert, cert) != nil {
+			ca.above = append(ca.above, cert.Raw)
+		}
+	}
+	return ca, nil
+}
+
+// issued returns nil if parent may sign certificates and signed child.
+func issued(parent, child *x509.Certificate) error {
+	if !bytes.Equal(parent.RawSubject, child.RawIssuer) {
+		return fmt.Errorf("issuer is %v", child.Issuer)
+	}
+	err := child.CheckSignatureFrom(parent)
+	if _, old := errors.AsType[x509.InsecureAlgorithmError](err); old {
+		return nil // SHA-1 in an old root; clients don't look at its signature
+	}
+	return err
+}
+
+// LoadCA reads an authority from PEM: one or more certificates and the private key of the
+// first. That is the one that issues; each of the others issued the one before it. The key
+// is of RSA, ECDSA or Ed25519, in PKCS #8, PKCS #1 or SEC 1, and not encrypted.
+func LoadCA(certPEM, keyPEM []byte) (*CA, error) {
+	ca, err := loadCA(certPEM, keyPEM)
+	if err != nil {
+		return nil, fmt.Errorf("mitm: load CA: %w", err)
+	}
+	return ca, nil
+}
+
+func loadCA(certPEM, keyPEM []byte) (*CA, error) {
+	if encrypted(keyPEM) {
+		return nil, errors.New("private key is encrypted; openssl pkey can decrypt it")
+	}
+	pair, err := tls.X509KeyPair(certPEM, keyPEM) // checks that they belong together
+	if err != nil {
+		return nil, firstOf(certPEM, keyPEM, err)
+	}
+	chain := make([]*x509.Certificate, len(pair.Certificate))
+	for i, der := range pair.Certificate {
+		if chain[i], err = x509.ParseCertificate(der); err != nil {
+			return nil, fmt.Errorf("certificate %d: %w", i+1, err)
+		}
+	}
+	if err := checkChain(chain); err != nil {
+		return nil, err
+	}
+	ca, err := newCA(chain, pair.PrivateKey.(crypto.Signer))
+	if err != nil {
+		return nil, err
+	}
+	_, err = ca.sign(namesFor("localhost", "", nil)) // finds a key that can't sign before a client does
+	return ca, err
+}
+
+// encrypted says whether the private key is (RFC 5958, section 3; RFC 1421, section 4.6.1.1).
+func encrypted(keyPEM []byte) bool {
+	for block, rest := pem.Decode(keyPEM); block != nil; block, rest = pem.Decode(rest) {
+		if block.Type == "ENCRYPTED PRIVATE KEY" || strings.Contains(block.Headers["Proc-Type"], "ENCRYPTED") {
+			return true
+		}
+	}
+	return false
+}
+
+// firstOf returns a better error than err if the key belongs to a certificate that is not
+// the first.
+func firstOf(certPEM, keyPEM []byte, err error) error {
+	for block, rest := pem.Decode(certPEM); block != nil; block, rest = pem.Decode(rest) {
+		if _, other := tls.X509KeyPair(rest, keyPEM); other == nil {
+			return errors.New("private key belongs to a later certificate; that one has to be the first")
+		}
+	}
+	return err
+}
+
+// checkChain checks that the first may issue leaves and that each issued the one before it.
+func checkChain(chain []*x509.Certificate) error {
+	issuer := chain[0]
+	switch {
+	case !issuer.BasicConstraintsValid || !issuer.IsCA:
+		return fmt.Errorf("%v is not a CA (RFC 5280, section 4.2.1.9)", issuer.Subject)
+	case issuer.KeyUsage != 0 && issuer.KeyUsage&x509.KeyUsageCertSign == 0:
+		return fmt.Errorf("%v may not sign certificates (RFC 5280, section 4.2.1.3)", issuer.Subject)
+	}
+	for i, cert := range chain[1:] {
+		if err := issued(cert, chain[i]); err != nil {
+			return fmt.Errorf("%v did not issue %v: %w", cert.Subject, chain[i].Subject, err)
+		}
+	}
+	return nil
+}
+
+// Certificate returns the certificate that issues leaves. It must not be changed.
+func (ca *CA) Certificate() *x509.Certificate { return ca.chain[0] }
+
+// PEM returns the certificate that issues leaves, followed by those above it, for clients
+// to trust. It holds no private key.
+func (ca *CA) PEM() []byte {
+	var b []byte
+	for _, cert := range ca.chain {
+		b = append(b, certificatePEM(cert)...)
+	}
+	return b
+}
+
+func certificatePEM(cert *x509.Certificate) []byte {
+	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert.Raw})
+}

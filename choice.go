@@ -1,0 +1,98 @@
+package mitm
+
+import (
+	"crypto/x509"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+)
+
+const (
+	// choiceLife is how long what an origin chose is believed.
+	choiceLife = 10 * time.Minute
+	maxChoices = 4096
+)
+
+// choice is what an origin server answered to a ClientHello.
+type choice struct {
+	protocol string // by ALPN; "": none
+	cert     *x509.Certificate
+	until    time.Time
+}
+
+// choices remembers them, so that later clients can be answered before, or without, another
+// handshake with the origin.
+type choices struct {
+	mu    sync.Mutex
+	byKey map[originKey]choice
+}
+
+func (cs *choices) get(key originKey) (c choice, ok bool) {
+	cs.mu.Lock()
+	defer cs.mu.Unlock()
+	c, ok = cs.byKey[key]
+	return c, ok && time.Now().Before(c.until)
+}
+
+// speaksHTTP says whether any client was told that the server that key leads to speaks HTTP
+// inside TLS, so that it will not be the first to speak.
+func (cs *choices) speaksHTTP(key originKey) bool {
+	_, ok := cs.get(key.socket())
+	return ok
+}
+
+// put remembers what o chose. A later client's handshake may then do without an origin.
+func (cs *choices) put(key originKey, o *origin) choice {
+	c := choice{protocol: o.state.NegotiatedProtocol, until: time.Now().Add(choiceLife)}
+	if certs := o.state.PeerCertificates; len(certs) > 0 {
+		c.cert = certs[0]
+	}
+	cs.mu.Lock()
+	defer cs.mu.Unlock()
+	if cs.byKey == nil || len(cs.byKey) >= maxChoices {
+		cs.byKey = map[originKey]choice{}
+	}
+	if isHTTP(c.protocol) {
+		cs.byKey[key], cs.byKey[key.socket()] = c, c
+	}
+	return c
+}
+
+func isHTTP(protocol string) bool { return protocol == protoHTTP1 || protocol == protoHTTP2 }
+
+// offer returns, of the protocols that a client offers, what an origin is offered: those of
+// HTTP that the proxy reads, or, of a client that offers none of these, all.
+func offer(protocols []string) []string {
+	var known []string
+	for _, p := range protocols {
+		if isHTTP(p) && !slices.Contains(known, p) {
+			known = append(known, p)
+		}
+	}
+	if len(known) > 0 {
+		return known
+	}
+	for _, p := range protocols {
+		if strings.Contains(p, ",") { // which originKey.alpn can't hold
+			return nil
+		}
+	}
+	return protocols
+}
+
+// answer returns the protocol for a client that offered some: the one that the origin chose
+// if that is known, else one that the proxy reads.
+func (c choice) answer(offered []string, known bool) string {
+	switch {
+	case known && slices.Contains(offered, c.protocol):
+		return c.protocol
+	case !known && slices.Contains(offered, protoHTTP2):
+		return protoHTTP2
+	case slices.Contains(offered, protoHTTP1):
+		return protoHTTP1
+	case slices.Contains(offered, protoHTTP2):
+		return protoHTTP2
+	}
+	return ""
+}

@@ -1,0 +1,85 @@
+package mitm
+
+import (
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"sync"
+	"time"
+)
+
+// certificateAlerts are the alerts by which a client says that it is the certificate that it
+// does not accept (RFC 8446, section 6.2).
+var certificateAlerts = []tls.AlertError{
+	42, // bad_certificate
+	43, // unsupported_certificate
+	44, // certificate_revoked
+	45, // certificate_expired
+	46, // certificate_unknown
+	48, // unknown_ca
+}
+
+// isCertificateAlert says whether err is one of them, sent by the peer. crypto/tls does not
+// export its type, but its text is that of a tls.AlertError.
+func isCertificateAlert(err error) bool {
+	var op *net.OpError
+	if !errors.As(err, &op) || op.Op != "remote error" || op.Err == nil {
+		return false
+	}
+	for _, alert := range certificateAlerts {
+		if op.Err.Error() == alert.Error() {
+			return true
+		}
+	}
+	return false
+}
+
+// refusedBy gives an error of the client's TLS its step, and remembers a client that does not
+// accept the certificate that it was shown. In TLS 1.3 that may come after the handshake.
+func (c *client) refusedBy(conn *Conn, err error) error {
+	if isCertificateAlert(err) {
+		c.p.distrusts.put(c.distrust(conn))
+		err = fmt.Errorf("%w: %w", ErrCertificateRefused, err)
+	}
+	return &OpError{Op: "client tls", Addr: conn.Destination.Addr, Err: err}
+}
+
+// distrust is a client that does not accept the certificate of a name.
+type distrust struct{ client, name, addr string }
+
+func (c *client) distrust(conn *Conn) distrust {
+	host, _, _ := net.SplitHostPort(c.remoteAddr())
+	return distrust{host, conn.ServerName, conn.Destination.Addr}
+}
+
+// distrusts remembers them for a while, if the embedder wants that.
+type distrusts struct {
+	life time.Duration // 0 or less: not at all
+
+	mu    sync.Mutex
+	until map[distrust]time.Time
+}
+
+const maxRefusals = 4096
+
+func (ds *distrusts) has(d distrust) bool {
+	if ds.life <= 0 {
+		return false
+	}
+	ds.mu.Lock()
+	defer ds.mu.Unlock()
+	return time.Now().Before(ds.until[d])
+}
+
+func (ds *distrusts) put(d distrust) {
+	if ds.life <= 0 {
+		return
+	}
+	ds.mu.Lock()
+	defer ds.mu.Unlock()
+	if ds.until == nil || len(ds.until) >= maxRefusals {
+		ds.until = map[distrust]time.Time{}
+	}
+	ds.until[d] = time.Now().Add(ds.life)
+}

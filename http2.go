@@ -1,0 +1,163 @@
+package mitm
+
+import (
+	"context"
+	"io"
+	"log"
+	"net"
+	"net/http"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// http2Client is a client connection that speaks HTTP/2. The frames are the business of
+// net/http, whose server calls ServeHTTP for each stream.
+type http2Client struct {
+	c      *client
+	server *http.Server
+	closed chan struct{}
+
+	mu      sync.Mutex
+	active  map[*http2Exchange]struct{}
+	ended   bool
+	none    sync.Cond // nothing is active any more
+	sweeper *time.Timer
+}
+
+// serveHTTP2 serves the streams of a connection until it ends.
+func (c *client) serveHTTP2() {
+	h := &http2Client{c: c, closed: make(chan struct{}), active: map[*http2Exchange]struct{}{}}
+	h.none.L = &h.mu
+	limits := &c.p.limits
+	protocols := new(http.Protocols)
+	protocols.SetUnencryptedHTTP2(true) // TLS is done already
+	h.server = &http.Server{
+		Handler:           h,
+		Protocols:         protocols,
+		MaxHeaderBytes:    limits.head.bytes,
+		IdleTimeout:       max(limits.idleTime, 0),
+		ReadHeaderTimeout: max(limits.headTime, 0),
+		BaseContext:       func(net.Listener) context.Context { return c.ctx },
+		ConnState:         h.connState,
+		ErrorLog:          log.New(io.Discard, "", 0), // what clients do wrong
+		HTTP2: &http.HTTP2Config{
+			MaxConcurrentStreams:          maxStreams,
+			MaxReceiveBufferPerStream:     streamWindow,
+			MaxReceiveBufferPerConnection: connWindow,
+			WriteByteTimeout:              max(limits.contentTime, 0),
+		},
+	}
+	c.remoteAddr() // made into text before streams share it
+	c.drain.Store(h.server)
+	if c.p.closing.Load() {
+		c.closeIfIdle()
+	}
+	h.server.Serve(&oneListener{conn: &streamConn{s: c.s}})
+	<-h.closed
+	c.drain.Store(nil)
+	c.state.CompareAndSwap(clientIdle, clientActive)
+	h.wait()
+}
+
+// connState is told by net/http whether there are streams, and of the end.
+func (h *http2Client) connState(_ net.Conn, state http.ConnState) {
+	c := h.c
+	switch state {
+	case http.StateIdle:
+		if !c.rest() {
+			c.s.close()
+		}
+	case http.StateActive:
+		c.wake()
+	case http.StateClosed:
+		close(h.closed)
+	}
+}
+
+// enter makes x one of those that are waited for; false if it comes too late.
+func (h *http2Client) enter(x *http2Exchange) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.ended {
+		return false
+	}
+	h.active[x] = struct{}{}
+	if d := h.c.p.limits.contentTime; h.sweeper == nil && d > 0 {
+		h.sweeper = time.AfterFunc(d/2, h.sweep)
+	}
+	return true
+}
+
+func (h *http2Client) leave(x *http2Exchange) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	delete(h.active, x)
+	if len(h.active) == 0 {
+		h.none.Broadcast()
+	}
+}
+
+// wait returns when all exchanges have ended; net/http does not wait for them.
+func (h *http2Client) wait() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.ended = true
+	for len(h.active) > 0 {
+		h.none.Wait()
+	}
+	if h.sweeper != nil {
+		h.sweeper.Stop()
+	}
+}
+
+// sweep ends exchanges that stand still. One timer for all is enough, since it need not be
+// precise.
+func (h *http2Client) sweep() {
+	limit := h.c.p.limits.contentTime
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for x := range h.active {
+		if since := x.waiting.Load(); since != 0 && time.Since(time.Unix(0, since)) >= limit {
+			x.expire()
+		}
+	}
+	if h.sweeper = nil; len(h.active) > 0 && !h.ended {
+		h.sweeper = time.AfterFunc(limit/2, h.sweep)
+	}
+}
+
+// ServeHTTP implements http.Handler.
+func (h *http2Client) ServeHTTP(w http.ResponseWriter, req *http.Request) {
+	x := &http2Exchange{client: h.c, w: w, req: req}
+	ctx, cancel := context.WithCancelCause(req.Context())
+	defer cancel(nil)
+	x.ctx, x.cancel = ctx, cancel
+	if !h.enter(x) {
+		panic(http.ErrAbortHandler)
+	}
+	defer h.leave(x)
+	if x.serve(); x.broken {
+		panic(http.ErrAbortHandler) // RST_STREAM: what was sent must not look complete
+	}
+}
+
+// oneListener accepts one connection.
+type oneListener struct {
+	conn  net.Conn
+	taken atomic.Bool
+}
+
+// Accept implements net.Listener.
+func (l *oneListener) Accept() (net.Conn, error) {
+	if l.taken.Swap(true) {
+		return nil, io.EOF
+	}
+	return l.conn, nil
+}
+
+// Close implements net.Listener.
+func (l *oneListener) Close() error { return nil }
+
+// Addr implements net.Listener.
+func (l *oneListener) Addr() net.Addr { return l.conn.LocalAddr() }

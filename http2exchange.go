@@ -1,0 +1,324 @@
+package mitm
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// http2Exchange is one request on an HTTP/2 stream and its response.
+type http2Exchange struct {
+	client *client
+	w      http.ResponseWriter
+	req    *http.Request // as net/http has it
+	ctx    context.Context
+	cancel context.CancelCauseFunc
+
+	flow    *Flow // nil: nobody wants to know
+	route   *route
+	line    requestLine
+	control control
+	err     error        // what DoneHooks are told
+	broken  bool         // the response has no proper end
+	up      atomic.Int64 // bytes of content that came
+
+	waiting  atomic.Int64 // since when nothing moved, in Unix nanoseconds; 0: nothing is to move
+	answered atomic.Bool
+
+	interims sync.Mutex // held while interim responses are being written
+	queue    chan interim
+}
+
+// Errors of requests that net/http lets pass.
+var (
+	errOuterSpace     = errors.New("field value begins or ends with white space (RFC 9113, section 8.2.1)")
+	errContentLength2 = errors.New("Content-Length does not fit the content (RFC 9113, section 8.1.1)")
+)
+
+// errStill ends an exchange whose content has not moved for too long.
+var errStill = fmt.Errorf("content stands still: %w", context.DeadlineExceeded)
+
+// serve answers the request.
+func (x *http2Exchange) serve() {
+	c := x.client
+	x.touch()
+	x.flow = c.newFlow()
+	defer func() { c.finish(x.flow, x.err) }()
+	err := x.read()
+	x.describe()
+	if err != nil {
+		x.err = &OpError{Op: "read request", Err: err}
+		x.answer(requestStatus(err), x.err.Error())
+		return
+	}
+	if err := x.findRoute(); err != nil {
+		status, err := denial(err)
+		x.err = err
+		x.answer(status, err.Error())
+		return
+	}
+	switch {
+	case x.line.form == authorityForm:
+		x.connect()
+	case x.route == nil, x.control.maxForwards == 0 && countsForwards(x.req.Method):
+		x.answerHere()
+	default:
+		x.forward()
+	}
+}
+
+// touch notes that something moved.
+func (x *http2Exchange) touch() { x.waiting.Store(time.Now().UnixNano()) }
+
+// expire ends the exchange because nothing moves any more.
+func (x *http2Exchange) expire() {
+	x.cancel(errStill)
+	rc := http.NewResponseController(x.w)
+	rc.SetReadDeadline(past)
+	rc.SetWriteDeadline(past)
+}
+
+// read understands the request. Its target is read by the parser of HTTP/1, so that it can
+// be written there.
+func (x *http2Exchange) read() (err error) {
+	req := x.req
+	authority := req.Host
+	if authority == "" && x.client.fixed != nil {
+		authority = x.client.fixed.authority()
+	}
+	line := req.Method + " " + x.scheme() + "://" + authority + req.RequestURI + " HTTP/1.1"
+	switch {
+	case req.Method == http.MethodConnect:
+		line = req.Method + " " + authority + " HTTP/1.1"
+	case req.RequestURI == "*":
+		line = req.Method + " * HTTP/1.1"
+	}
+	if x.line, err = parseRequestLine([]byte(line)); err != nil {
+		return err
+	}
+	if !validAuthority([]byte(authority)) {
+		return errHostValue
+	}
+	delete(req.Header, "Host") // it is :authority that counts
+	return cmp.Or(x.readFields(), x.readLength(), x.checkVia())
+}
+
+// scheme is that of the connection: net/http keeps :scheme for itself.
+func (x *http2Exchange) scheme() string {
+	if x.client.fixed != nil && x.client.tls != nil {
+		return "https"
+	}
+	return "http"
+}
+
+// readFields checks what net/http does not, and finds what is for the proxy.
+func (x *http2Exchange) readFields() error {
+	c, n := &x.control, 0
+	c.maxForwards = -1
+	for name, values := range x.req.Header {
+		if n += len(values); n > x.client.p.limits.head.fields {
+			return errTooManyFields
+		}
+		for _, v := range values {
+			if !isToken(name) || !validValue(v) {
+				return errHookField
+			}
+			if len(trimBlanks([]byte(v))) != len(v) {
+				return errOuterSpace
+			}
+		}
+	}
+	c.trailers = len(x.req.Header["Te"]) > 0
+	if values := x.req.Header["Max-Forwards"]; len(values) > 0 && countsForwards(x.req.Method) {
+		n, err := strconv.ParseUint(values[0], 10, 31)
+		if err != nil || len(values) > 1 {
+			return errMaxForwards
+		}
+		c.maxForwards = int(n)
+	}
+	if len(x.req.Trailer) > 0 { // which net/http has moved
+		for name := range x.req.Trailer {
+			x.req.Header.Add("Trailer", name)
+		}
+	}
+	return nil
+}
+
+// readLength finds out how long the content is. That it is what Content-Length says is seen
+// to by net/http, unless there is none.
+func (x *http2Exchange) readLength() error {
+	f := &x.control.framing
+	switch req := x.req; {
+	case req.ContentLength > 0:
+		f.kind, f.length = knownLength, req.ContentLength
+	case req.ContentLength < 0:
+		f.kind = chunked
+	case len(req.Header["Content-Length"]) > 0:
+		f.kind = knownLength
+	}
+	values := x.req.Header["Content-Length"]
+	if len(values) > 1 || len(values) == 1 && values[0] != strconv.FormatInt(f.length, 10) {
+		return errContentLength2
+	}
+	return nil
+}
+
+// checkVia refuses a request that came by already (RFC 9110, section 7.6.3).
+func (x *http2Exchange) checkVia() error {
+	for _, value := range x.req.Header["Via"] {
+		if names([]byte(value), x.client.p.Via) {
+			return ErrLoop
+		}
+	}
+	return nil
+}
+
+// describe tells the flow what the request is.
+func (x *http2Exchange) describe() {
+	if x.flow == nil {
+		return
+	}
+	x.flow.Method, x.flow.URL = x.req.Method, x.req.Host
+	if x.req.Method != http.MethodConnect {
+		x.flow.URL = x.scheme() + "://" + x.req.Host + x.req.RequestURI
+	}
+}
+
+// answer writes a short response of the proxy's own.
+func (x *http2Exchange) answer(status int, text string) {
+	h := x.w.Header()
+	switch status { // why is in Flow.Err, not for the client
+	case http.StatusForbidden:
+		text = ErrRejected.Error()
+	case http.StatusProxyAuthRequired:
+		text = ErrCredentials.Error()
+		h.Set("Proxy-Authenticate", `Basic realm="proxy", charset="UTF-8"`)
+	}
+	if errors.Is(x.err, errPanic) {
+		text = "hook: " + errPanic.Error()
+	}
+	h.Set("Content-Type", "text/plain; charset=utf-8")
+	h.Set("Content-Length", strconv.Itoa(len(text)+1))
+	x.answering(status)
+	x.w.WriteHeader(status)
+	if x.req.Method != http.MethodHead {
+		io.WriteString(x.w, text+"\n")
+	}
+}
+
+func (x *http2Exchange) answering(status int) {
+	x.answered.Store(true)
+	x.touch()
+	if x.flow != nil {
+		x.flow.Answered, x.flow.Status = time.Now(), status
+	}
+}
+
+// fail answers a request that got no response.
+func (x *http2Exchange) fail(err error) {
+	if x.ctx.Err() != nil {
+		err = &OpError{Op: "read response", Addr: x.route.key.addr, Err: x.cause()}
+	}
+	x.err = err
+	if errors.Is(err, http.ErrAbortHandler) || x.req.Context().Err() != nil {
+		x.broken = true
+		return
+	}
+	status := exchangeStatus(err)
+	var op *OpError
+	if errors.As(err, &op) && op.Op == "read request" {
+		status = requestStatus(err)
+	}
+	x.answer(status, err.Error())
+}
+
+// cause says why the exchange was ended: net/http tells of a client that has left, or has
+// reset the stream, only that.
+func (x *http2Exchange) cause() error {
+	if err := context.Cause(x.ctx); err != context.Canceled {
+		return err
+	}
+	return ErrClientGone
+}
+
+// http2Body is the content of a request as hooks and origins read it.
+type http2Body struct {
+	x *http2Exchange
+	io.ReadCloser
+}
+
+// Read implements io.Reader.
+func (b *http2Body) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	b.x.up.Add(int64(n))
+	b.x.touch()
+	if err != nil && !b.x.answered.Load() {
+		b.x.waiting.Store(0) // for the response, for which there is another limit
+	}
+	return n, err
+}
+
+// interim is a 1xx response on its way to the client.
+type interim struct {
+	code   int
+	header map[string][]string
+}
+
+// pass hands a 1xx response to a goroutine that writes it: who read it may have other
+// streams to read for.
+func (x *http2Exchange) pass(i interim) error {
+	if x.queue == nil {
+		x.queue = make(chan interim, maxInterim)
+		x.interims.Lock()
+		go func() {
+			defer x.interims.Unlock()
+			for i := range x.queue {
+				x.write(i)
+			}
+		}()
+	}
+	select {
+	case x.queue <- i:
+		return nil
+	default:
+		return errInterim
+	}
+}
+
+func (x *http2Exchange) write(i interim) {
+	h := x.w.Header()
+	for name, values := range i.header {
+		h[name] = values
+	}
+	x.w.WriteHeader(i.code)
+	clear(h)
+}
+
+// endInterim waits until the final response may be written.
+func (x *http2Exchange) endInterim() {
+	if x.queue != nil {
+		close(x.queue)
+		x.interims.Lock()
+		x.interims.Unlock()
+	}
+}
+
+// interim implements asker for responses of HTTP/1.
+func (x *http2Exchange) interim(t *trip) error {
+	if t.status.code == http.StatusContinue {
+		return nil // net/http says it when the content is read
+	}
+	i := interim{t.status.code, map[string][]string{}}
+	for f := range sendable(t.head.fields, &t.control) {
+		name := http.CanonicalHeaderKey(string(f.name))
+		i.header[name] = append(i.header[name], string(f.value))
+	}
+	return x.pass(i)
+}

@@ -1,0 +1,245 @@
+package mitm
+
+import (
+	"context"
+	"errors"
+	"net"
+	"net/http"
+	"sync"
+	"time"
+)
+
+const (
+	// streamWindow is how much of one stream's content waits here for a receiver that is slow,
+	// in each direction. It bounds memory.
+	streamWindow = 256 << 10
+	// maxStreams is how many streams a client may have open at once.
+	maxStreams = 250
+	// connWindow is so large that streams that stand still never block others.
+	connWindow = maxStreams * streamWindow
+)
+
+// http2Origins are the HTTP/2 connections to origin servers. Streams of all clients share
+// those with the same key.
+type http2Origins struct {
+	transport *http.Transport
+
+	mu      sync.Mutex
+	conns   map[originKey][]*http2Origin
+	dialing map[originKey]chan struct{} // closed when the dial is through
+	closed  bool
+}
+
+// http2Origin is one of them.
+type http2Origin struct {
+	*http.ClientConn
+	o      *origin
+	reused bool
+}
+
+// givenConn is the context key of the connection that the transport is to use.
+type givenConn struct{}
+
+// start makes a transport of net/http that speaks HTTP/2 over connections that exist.
+func (hs *http2Origins) start(l *limits) {
+	protocols := new(http.Protocols)
+	protocols.SetUnencryptedHTTP2(true) // TLS is done already
+	hs.transport = &http.Transport{
+		Protocols: protocols,
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return ctx.Value(givenConn{}).(net.Conn), nil
+		},
+		DisableCompression:     true,
+		IdleConnTimeout:        max(l.idleTime, 0),
+		ResponseHeaderTimeout:  max(l.responseTime, 0),
+		MaxResponseHeaderBytes: int64(l.head.bytes),
+		HTTP2: &http.HTTP2Config{
+			MaxReceiveBufferPerStream:     streamWindow,
+			MaxReceiveBufferPerConnection: connWindow,
+			WriteByteTimeout:              max(l.contentTime, 0),
+		},
+	}
+	hs.conns, hs.dialing = map[originKey][]*http2Origin{}, map[originKey]chan struct{}{}
+}
+
+// get returns a connection with a place for a stream of r reserved, or, if the origin speaks
+// HTTP/1 after all, a connection for that, or nil if one may be idle.
+func (hs *http2Origins) get(ctx context.Context, r *route, os *origins, known *choices) (*http2Origin, *origin, error) {
+	for {
+		if c, ok := known.get(r.key); ok && c.protocol == protoHTTP1 {
+			return nil, nil, nil
+		}
+		c, wait, err := hs.reserve(r.key)
+		if c != nil || err != nil {
+			return c, nil, err
+		}
+		if wait == nil {
+			return hs.dial(ctx, r, os, known)
+		}
+		select {
+		case <-wait:
+		case <-ctx.Done():
+			return nil, nil, context.Cause(ctx)
+		}
+	}
+}
+
+// reserve finds a connection with a place, or says what to wait for: nil if it is the
+// caller who has to dial.
+func (hs *http2Origins) reserve(key originKey) (*http2Origin, chan struct{}, error) {
+	hs.mu.Lock()
+	defer hs.mu.Unlock()
+	if hs.closed {
+		return nil, nil, ErrProxyClosed
+	}
+	for _, c := range hs.conns[key] {
+		if c.Reserve() == nil {
+			return c, nil, nil
+		}
+	}
+	wait := hs.dialing[key]
+	if wait == nil {
+		hs.dialing[key] = make(chan struct{})
+	}
+	return nil, wait, nil
+}
+
+// dial opens a connection, or takes the one that was dialled for the client early.
+func (hs *http2Origins) dial(ctx context.Context, r *route, os *origins, known *choices) (c *http2Origin, o *origin, err error) {
+	defer hs.dialed(r.key)
+	if early := r.takeEarly(); early != nil {
+		if o, err = early.take(); err == nil {
+			early.origins.detach(o)
+		}
+	} else {
+		o, err = os.dialer.open(ctx, r)
+	}
+	if err != nil {
+		return nil, nil, err
+	}
+	if o.state != nil {
+		known.put(r.key, o)
+	}
+	if r.key.alpn == protoH2C || o.state != nil && o.state.NegotiatedProtocol == protoHTTP2 {
+		c, err = hs.add(o, r.key)
+		return c, nil, err
+	}
+	return nil, o, os.attach(o)
+}
+
+func (hs *http2Origins) dialed(key originKey) {
+	hs.mu.Lock()
+	defer hs.mu.Unlock()
+	close(hs.dialing[key])
+	delete(hs.dialing, key)
+}
+
+// add begins HTTP/2 on o, and reserves a place on it.
+func (hs *http2Origins) add(o *origin, key originKey) (*http2Origin, error) {
+	ctx := context.WithValue(context.Background(), givenConn{}, net.Conn(&streamConn{s: o.s}))
+	cc, err := hs.transport.NewClientConn(ctx, "http", "origin:80")
+	if err != nil {
+		o.s.close()
+		return nil, &OpError{Op: "send request", Addr: key.addr, Err: err}
+	}
+	c := &http2Origin{ClientConn: cc, o: o}
+	if err := cc.Reserve(); err != nil {
+		cc.Close()
+		return nil, &OpError{Op: "send request", Addr: key.addr, Err: err}
+	}
+	hs.mu.Lock()
+	defer hs.mu.Unlock()
+	if hs.closed {
+		defer cc.Close()
+		return nil, ErrProxyClosed
+	}
+	hs.conns[key] = append(hs.conns[key], c)
+	cc.SetStateHook(func(cc *http.ClientConn) {
+		if cc.Err() != nil {
+			go hs.remove(c, key) // the hook may be called where the lock is held
+		}
+	})
+	return c, nil
+}
+
+func (hs *http2Origins) remove(c *http2Origin, key originKey) {
+	hs.mu.Lock()
+	defer hs.mu.Unlock()
+	list := hs.conns[key]
+	for i := range list {
+		if list[i] == c {
+			list[i] = list[len(list)-1]
+			hs.conns[key] = list[:len(list)-1]
+			break
+		}
+	}
+	if len(hs.conns[key]) == 0 {
+		delete(hs.conns, key)
+	}
+}
+
+// close closes all connections and takes no more.
+func (hs *http2Origins) close() {
+	hs.mu.Lock()
+	conns := hs.conns
+	hs.conns, hs.closed = nil, true
+	hs.mu.Unlock()
+	for _, list := range conns {
+		for _, c := range list {
+			c.Close()
+		}
+	}
+}
+
+// http2StreamError has the shape of the error of a reset stream, which net/http does not
+// export but converts to any type like this one.
+type http2StreamError struct {
+	StreamID uint32
+	Code     uint32
+	Cause    error
+}
+
+// Error implements error.
+func (e http2StreamError) Error() string { return "stream error" }
+
+// unprocessed says whether an origin has said that it did nothing for a request (RFC 9113,
+// sections 6.8 and 8.7).
+func unprocessed(err error) bool {
+	const refusedStream = 7
+	var stream http2StreamError
+	if errors.As(err, &stream) {
+		return stream.Code == refusedStream
+	}
+	switch err.Error() { // of errors that net/http does not export
+	case "http2: Transport received Server's graceful shutdown GOAWAY", "http2: client conn not usable":
+		return true
+	}
+	return false
+}
+
+// streamConn is a stream as a net.Conn, for net/http.
+type streamConn struct{ s *stream }
+
+// Read implements net.Conn.
+func (c *streamConn) Read(p []byte) (int, error) { return c.s.Read(p) }
+
+// Write implements net.Conn.
+func (c *streamConn) Write(p []byte) (int, error) { return c.s.nc.Write(p) }
+
+// Close implements net.Conn.
+func (c *streamConn) Close() error { return c.s.close() }
+
+// LocalAddr implements net.Conn.
+func (c *streamConn) LocalAddr() net.Addr { return c.s.nc.LocalAddr() }
+
+// RemoteAddr implements net.Conn.
+func (c *streamConn) RemoteAddr() net.Addr { return c.s.nc.RemoteAddr() }
+
+// SetDeadline implements net.Conn.
+func (c *streamConn) SetDeadline(t time.Time) error { return c.s.nc.SetDeadline(t) }
+
+// SetReadDeadline implements net.Conn.
+func (c *streamConn) SetReadDeadline(t time.Time) error { return c.s.nc.SetReadDeadline(t) }
+
+// SetWriteDeadline implements net.Conn.
+func (c *streamConn) SetWriteDeadline(t time.Time) error { return c.s.nc.SetWriteDeadline(t) }

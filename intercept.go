@@ -1,0 +1,165 @@
+package mitm
+
+import (
+	"cmp"
+	"context"
+	"crypto/tls"
+	"errors"
+	"net"
+	"slices"
+	"strings"
+	"time"
+)
+
+// originWait is how long a client's handshake waits for the origin's, to give the client
+// what the origin chose. Whoever answers in the origin's place can do without.
+const originWait = 2 * time.Second
+
+// errNotOpened ends a handshake with a client whose TLS is not for the proxy.
+var errNotOpened = errors.New("not opened")
+
+// opening is the opening of one client's TLS. It is asked by crypto/tls, by way of the
+// context of the handshake, once the ClientHello is there.
+type opening struct {
+	c      *client
+	flow   *Flow
+	route  *route // as it was decided so far
+	early  *earlyDial
+	conn   *Conn
+	socket *tlsSocket
+	heard  bool // the ClientHello was understood
+	own    *tls.Certificate
+	err    error // of the embedder's certificates
+	mirror choice
+}
+
+type openingKey struct{}
+
+func openingOf(hello *tls.ClientHelloInfo) *opening {
+	return hello.Context().Value(openingKey{}).(*opening)
+}
+
+// openTLS reads the ClientHello that the client has begun with, and has it decided what
+// becomes of the connection. Unless it is to be opened, which makes errNotOpened, all that
+// the client sent is still there.
+func (op *opening) openTLS() error {
+	c := op.c
+	if !op.early.clientSpeaks(c.p.opensTLS()) {
+		return errNotOpened
+	}
+	c.s.resume()
+	c.s.readWithin(c.p.limits.tlsTime)
+	c.s.writeWithin(c.p.limits.tlsTime)
+	op.socket = holdTLS(c.s)
+	nc := tls.Server(op.socket, c.p.tls.base)
+	err := nc.HandshakeContext(context.WithValue(context.Background(), openingKey{}, op))
+	switch {
+	case op.socket.gone != nil:
+		return c.refusedBy(op.conn, op.socket.gone)
+	case op.socket.held:
+		return cmp.Or(op.err, errNotOpened)
+	case err != nil:
+		return c.refusedBy(op.conn, err)
+	}
+	c.enterTLS(nc, op.socket)
+	return nil
+}
+
+// enterTLS makes nc what the client is served on.
+func (c *client) enterTLS(nc *tls.Conn, socket *tlsSocket) {
+	state := nc.ConnectionState()
+	c.s.resume()
+	c.s, c.tls = newTLSStream(nc, socket), &state
+	c.watch.s = c.s
+}
+
+// configFor decides, with the ClientHello in hand.
+func (op *opening) configFor(hello *tls.ClientHelloInfo) (*tls.Config, error) {
+	c := op.c
+	op.heard = true
+	op.describe(hello)
+	op.early.stopListening()
+	c.s.resume()
+	if err := op.decide(hello); err != nil {
+		return nil, err
+	}
+	protocol := op.negotiate(offer(hello.SupportedProtos))
+	if c.ctx.Err() != nil {
+		return nil, context.Cause(c.ctx)
+	}
+	c.s.readWithin(c.p.limits.tlsTime)
+	op.socket.accept()
+	return c.p.tls.speaking(protocol), nil
+}
+
+// describe tells the hooks what the client said.
+func (op *opening) describe(hello *tls.ClientHelloInfo) {
+	info := *hello
+	info.Conn = nil
+	op.conn.ServerName, op.conn.ClientHello = hello.ServerName, &info
+	sent := op.c.s.buffered()[:op.socket.at]
+	op.conn.RawClientHello = slices.Clone(sent[:helloSize(sent)])
+}
+
+// decide asks the hooks what becomes of the connection; errNotOpened is one of the answers.
+// For the hooks the origin is one that speaks TLS, unless the mode knows it otherwise.
+func (op *opening) decide(hello *tls.ClientHelloInfo) error {
+	c, d := op.c, &op.conn.Destination
+	plain := d.TLS
+	d.TLS = d.TLS || d.Protocol != HTTP1
+	op.route = c.decideAgain(op.route, op.flow, op.conn)
+	if op.route.action == Default && c.p.distrusts.has(c.distrust(op.conn)) {
+		op.route.action = Tunnel
+	}
+	if op.route.action != Tunnel {
+		if op.own, op.err = c.ownCertificate(hello); op.own != nil || op.err != nil || c.p.CA != nil {
+			return op.err
+		}
+	}
+	d.TLS = plain
+	op.route.key = op.conn.key()
+	return errNotOpened
+}
+
+// ownCertificate asks for a certificate that the embedder has; nil if there is none.
+func (c *client) ownCertificate(hello *tls.ClientHelloInfo) (cert *tls.Certificate, err error) {
+	defer c.recovered("tls", &err)
+	return c.p.tls.own(hello)
+}
+
+// negotiate finds out which protocol the client is to be told, from the origin if that
+// answers in time, and begins the origin's handshake.
+func (op *opening) negotiate(offered []string) string {
+	c, r := op.c, op.route
+	if r.action == Reject || r.pages != nil || !r.key.tls {
+		return choice{}.answer(offered, false)
+	}
+	r.key.alpn = strings.Join(offered, ",")
+	op.early = c.lead(op.early, r)
+	known, ok := c.p.choices.get(r.key)
+	if ok {
+		op.mirror = known
+		return known.answer(offered, true)
+	}
+	if !op.early.begun() {
+		op.early.begin(nil, nil)
+	}
+	c.watch.arm()
+	o, err, inTime := op.early.wait(originWait)
+	c.watch.disarm()
+	if err != nil || !inTime || o.state == nil {
+		return choice{}.answer(offered, false)
+	}
+	op.mirror = c.p.choices.put(r.key, o)
+	return op.mirror.answer(offered, true)
+}
+
+// certificate is called where the client's handshake needs one; a resumed one does not.
+func (op *opening) certificate() (cert *tls.Certificate, err error) {
+	defer op.c.recovered("tls", &err)
+	if op.own != nil {
+		return op.own, nil
+	}
+	host, _, _ := net.SplitHostPort(op.conn.Destination.Addr)
+	return op.c.p.CA.certificate(namesFor(op.conn.ServerName, host, op.mirror.cert))
+}
