@@ -1,6 +1,7 @@
 package mitm
 
 import (
+	"context"
 	"crypto/tls"
 	"io"
 )
@@ -13,6 +14,24 @@ type clientTLS struct {
 	http1  *tls.Config
 	http2  *tls.Config
 	config *tls.Config // the embedder's; nil: none
+}
+
+// helloHandler is asked by crypto/tls, by way of the context of a handshake.
+type helloHandler interface {
+	// configFor returns the configuration to go on with.
+	configFor(hello *tls.ClientHelloInfo) (*tls.Config, error)
+	// certificate returns the one to show.
+	certificate() (*tls.Certificate, error)
+}
+
+type helloHandlerKey struct{}
+
+func withHelloHandler(ctx context.Context, h helloHandler) context.Context {
+	return context.WithValue(ctx, helloHandlerKey{}, h)
+}
+
+func handlerOf(hello *tls.ClientHelloInfo) helloHandler {
+	return hello.Context().Value(helloHandlerKey{}).(helloHandler)
 }
 
 func newClientTLS(config *tls.Config, keys io.Writer) *clientTLS {
@@ -28,12 +47,12 @@ func newClientTLS(config *tls.Config, keys io.Writer) *clientTLS {
 	}
 	c.base.Certificates = nil
 	c.base.GetCertificate = func(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
-		return openingOf(hello).certificate()
+		return handlerOf(hello).certificate()
 	}
 	c.base.GetConfigForClient = nil
 	c.plain, c.http1, c.http2 = c.with(), c.with(protoHTTP1), c.with(protoHTTP2)
 	c.base.GetConfigForClient = func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
-		return openingOf(hello).configFor(hello)
+		return handlerOf(hello).configFor(hello)
 	}
 	return c
 }

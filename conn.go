@@ -108,23 +108,6 @@ func (c *client) serveMode() {
 	}
 }
 
-// serveNamed serves a client whose requests name their destinations.
-func (c *client) serveNamed() {
-	c.s.readWithin(c.p.limits.headTime)
-	for {
-		proto, sure := classify(c.s.buffered())
-		switch {
-		case proto == HTTP2 && sure:
-			c.serveHTTP2()
-			return
-		case proto == HTTP2 && c.s.fill(bufferSize) == nil:
-			continue
-		}
-		c.serveHTTP1()
-		return
-	}
-}
-
 func (c *client) forget() {
 	c.p.mu.Lock()
 	delete(c.p.clients, c)
@@ -198,8 +181,8 @@ func (c *client) cut() {
 // leave ends everything because the client is gone.
 func (c *client) leave() { c.cancel(ErrClientGone) }
 
-// closeIfIdle closes the connection if it waits for a request. A client that has requests
-// under way and speaks HTTP/2 is told not to send more (RFC 9113, section 6.8).
+// closeIfIdle closes the connection if it waits for a request. A client that speaks HTTP/2
+// is told not to send more (RFC 9113, section 6.8).
 func (c *client) closeIfIdle() {
 	if c.state.CompareAndSwap(clientIdle, clientClosed) {
 		c.s.close()
@@ -216,10 +199,7 @@ func (c *client) decide(flow *Flow, conn *Conn) *route {
 	if flow != nil {
 		flow.Conn = conn
 	}
-	if own := c.pages.route(conn); own != nil {
-		if own.pages == nil {
-			own.pages = c.p.certificates
-		}
+	if own := c.ownRoute(conn); own != nil {
 		return own
 	}
 	r.action, r.err = c.askHooks(flow, conn)
@@ -312,7 +292,7 @@ func (c *client) finish(flow *Flow, err error) {
 func (c *client) dialTunnel(r *route) (*origin, error) {
 	c.watch.halfClose = true
 	c.watch.arm()
-	o, err := c.origins.dial(c.ctx, r)
+	o, err := c.origins.dial(c.ctx, r.key, r.conn)
 	c.watch.disarm()
 	c.watch.halfClose = false
 	return o, err
@@ -331,4 +311,18 @@ func (c *client) relay(o *origin, flow *Flow) error {
 		return &OpError{Op: "relay", Addr: o.key.addr, Err: err}
 	}
 	return nil
+}
+
+// ownRoute returns a route to the proxy's own pages if that is where conn leads, else nil.
+func (c *client) ownRoute(conn *Conn) *route {
+	own := c.pages
+	host, _, err := net.SplitHostPort(conn.Destination.Addr)
+	if err != nil || own.host == "" || !equalFold([]byte(host), own.host) {
+		return nil
+	}
+	handler := own.handler
+	if handler == nil {
+		handler = c.p.certificates
+	}
+	return &route{conn: conn, action: Intercept, host: conn.Destination.Host, key: conn.key(), pages: handler}
 }

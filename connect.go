@@ -104,15 +104,15 @@ func (x *exchange) checkVia() error {
 		if f.kind != viaField {
 			continue
 		}
-		if names(f.value, x.client.p.Via) {
+		if viaNames(f.value, x.client.p.Via) {
 			return ErrLoop
 		}
 	}
 	return nil
 }
 
-// names says whether a Via field names who.
-func names(via []byte, who string) (found bool) {
+// viaNames says whether a Via field names who.
+func viaNames(via []byte, who string) (found bool) {
 	tokens(via, func(token []byte) bool {
 		parts := bytes.Fields(token)
 		found = len(parts) > 1 && string(parts[1]) == who && who != ""

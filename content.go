@@ -13,6 +13,7 @@ type readerSource struct {
 	count   int64
 	trailer func() []field
 	closing bool // the client connection ends with this response
+	empty   bool // there is nothing but, perhaps, a trailer section
 }
 
 // done gives the buffer back and closes what was read from.

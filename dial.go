@@ -110,9 +110,8 @@ type dialer struct {
 	panicked  func(op string, v any) error
 }
 
-// open opens a connection for r, with TLS where that says so. Errors are *OpError.
-func (d *dialer) open(ctx context.Context, r *route) (*origin, error) {
-	key := r.key
+// open opens a connection on behalf of c, with TLS where key says so. Errors are *OpError.
+func (d *dialer) open(ctx context.Context, key originKey, c *Conn) (*origin, error) {
 	nc, err := d.connect(ctx, key)
 	if err != nil {
 		return nil, &OpError{Op: "dial", Addr: key.addr, Err: err}
@@ -126,7 +125,7 @@ func (d *dialer) open(ctx context.Context, r *route) (*origin, error) {
 	o := &origin{s: newStream(nc), key: key.socket()}
 	o.s.onClose = done
 	if key.tls {
-		return d.secure(ctx, o, r)
+		return d.secure(ctx, o, key, c)
 	}
 	return o, nil
 }

@@ -3,7 +3,6 @@ package mitm
 import (
 	"crypto/tls"
 	"errors"
-	"fmt"
 	"net"
 	"sync"
 	"time"
@@ -35,23 +34,8 @@ func isCertificateAlert(err error) bool {
 	return false
 }
 
-// refusedBy gives an error of the client's TLS its step, and remembers a client that does not
-// accept the certificate that it was shown. In TLS 1.3 that may come after the handshake.
-func (c *client) refusedBy(conn *Conn, err error) error {
-	if isCertificateAlert(err) {
-		c.p.distrusts.put(c.distrust(conn))
-		err = fmt.Errorf("%w: %w", ErrCertificateRefused, err)
-	}
-	return &OpError{Op: "client tls", Addr: conn.Destination.Addr, Err: err}
-}
-
 // distrust is a client that does not accept the certificate of a name.
 type distrust struct{ client, name, addr string }
-
-func (c *client) distrust(conn *Conn) distrust {
-	host, _, _ := net.SplitHostPort(c.remoteAddr())
-	return distrust{host, conn.ServerName, conn.Destination.Addr}
-}
 
 // distrusts remembers them for a while, if the embedder wants that.
 type distrusts struct {

@@ -14,7 +14,8 @@ type earlyDial struct {
 	ctx     context.Context
 	cancel  context.CancelFunc
 	origins *origins
-	route   *route
+	key     originKey
+	conn    *Conn         // on whose behalf
 	done    chan struct{} // closed when the latest goroutine has ended; nil: there was none
 	taken   bool
 
@@ -29,8 +30,8 @@ type earlyDial struct {
 }
 
 // newEarlyDial returns one that has not begun.
-func newEarlyDial(ctx context.Context, origins *origins, r *route) *earlyDial {
-	e := &earlyDial{origins: origins, route: r}
+func newEarlyDial(ctx context.Context, origins *origins, key originKey, c *Conn) *earlyDial {
+	e := &earlyDial{origins: origins, key: key, conn: c}
 	e.ctx, e.cancel = context.WithCancel(ctx)
 	return e
 }
@@ -38,28 +39,13 @@ func newEarlyDial(ctx context.Context, origins *origins, r *route) *earlyDial {
 // begin dials, unless o is the connection, and listens for the origin.
 func (e *earlyDial) begin(client *stream, o *origin) {
 	e.o = o
-	r := e.route
+	key, c := e.key, e.conn
 	e.then(func() {
 		if o == nil {
-			e.set(e.origins.dial(e.ctx, r))
+			e.set(e.origins.dial(e.ctx, key, c))
 		}
 		e.listen(client)
 	})
-}
-
-// lead returns e if its connection leads where r does, or can be made to, else one that does.
-func (c *client) lead(e *earlyDial, r *route) *earlyDial {
-	was := e.route.key
-	switch {
-	case was.socket() != r.key.socket(), was.tls && !r.key.tls:
-		e.close()
-		return newEarlyDial(c.ctx, &c.origins, r)
-	case !e.begun():
-		e.route = r
-	case r.key.tls && !was.tls:
-		e.startTLS(r)
-	}
-	return e
 }
 
 // begun says whether there is or will be a connection.
@@ -90,14 +76,14 @@ func (e *earlyDial) get() (*origin, error) {
 	return e.o, e.err
 }
 
-// startTLS goes on with a handshake for r, of which the connection exists or is dialled.
-func (e *earlyDial) startTLS(r *route) {
+// startTLS goes on with a handshake on the connection that exists or is dialled.
+func (e *earlyDial) startTLS(key originKey, c *Conn) {
 	e.stopListening()
-	e.route = r
+	e.key, e.conn = key, c
 	e.then(func() {
 		if o, err := e.get(); err == nil {
 			o.s.resume()
-			e.set(e.origins.secure(e.ctx, o, r))
+			e.set(e.origins.secure(e.ctx, o, key, c))
 		}
 	})
 }
@@ -153,9 +139,12 @@ func (e *earlyDial) startListening() *origin {
 	return e.o
 }
 
+// dialFailed says whether there is nobody to speak: no connection, or one whose TLS was ended
+// by an alert, as that of an origin which misses a certificate of ours.
 func (e *earlyDial) dialFailed() bool {
-	_, err := e.get()
-	return err != nil
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.err != nil || e.cut != nil && e.o.state != nil
 }
 
 // stopListening leaves the origin alone; a dial, or a handshake, goes on.

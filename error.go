@@ -1,9 +1,11 @@
 package mitm
 
 import (
+	"context"
 	"errors"
 	"net"
 	"net/http"
+	"os"
 )
 
 // ErrProxyClosed is returned by [Proxy.Serve] and its siblings after [Proxy.Shutdown]
@@ -93,4 +95,14 @@ func exchangeStatus(err error) int {
 		return http.StatusGatewayTimeout
 	}
 	return http.StatusBadGateway
+}
+
+// isTimeout says whether err is that of a deadline, of a connection or of a context.
+func isTimeout(err error) bool {
+	if err == nil {
+		return false
+	}
+	var timeout interface{ Timeout() bool }
+	return errors.As(err, &timeout) && timeout.Timeout() || errors.Is(err, os.ErrDeadlineExceeded) ||
+		errors.Is(err, context.DeadlineExceeded)
 }

@@ -53,24 +53,18 @@ func (c *client) serveHTTP2() {
 	if c.p.closing.Load() {
 		c.closeIfIdle()
 	}
-	h.server.Serve(&oneListener{conn: &streamConn{s: c.s}})
-	<-h.closed
+	l := &oneListener{conn: &streamConn{s: c.s}}
+	h.server.Serve(l)
+	if l.taken.Load() {
+		<-h.closed
+	}
 	c.drain.Store(nil)
-	c.state.CompareAndSwap(clientIdle, clientActive)
 	h.wait()
 }
 
-// connState is told by net/http whether there are streams, and of the end.
+// connState is told by net/http of the end.
 func (h *http2Client) connState(_ net.Conn, state http.ConnState) {
-	c := h.c
-	switch state {
-	case http.StateIdle:
-		if !c.rest() {
-			c.s.close()
-		}
-	case http.StateActive:
-		c.wake()
-	case http.StateClosed:
+	if state == http.StateClosed {
 		close(h.closed)
 	}
 }

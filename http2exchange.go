@@ -25,6 +25,7 @@ type http2Exchange struct {
 	route   *route
 	line    requestLine
 	control control
+	body    *http2Body   // nil: there is none
 	err     error        // what DoneHooks are told
 	broken  bool         // the response has no proper end
 	up      atomic.Int64 // bytes of content that came
@@ -33,11 +34,12 @@ type http2Exchange struct {
 	answered atomic.Bool
 
 	interims sync.Mutex // held while interim responses are being written
-	queue    chan interim
+	queue    chan http2Interim
 }
 
 // Errors of requests that net/http lets pass.
 var (
+	errTargetPath     = errors.New(":path does not begin with a slash (RFC 9113, section 8.3.1)")
 	errOuterSpace     = errors.New("field value begins or ends with white space (RFC 9113, section 8.2.1)")
 	errContentLength2 = errors.New("Content-Length does not fit the content (RFC 9113, section 8.1.1)")
 )
@@ -102,6 +104,12 @@ func (x *http2Exchange) read() (err error) {
 	}
 	if x.line, err = parseRequestLine([]byte(line)); err != nil {
 		return err
+	}
+	if path := req.RequestURI; x.line.form == absoluteForm && path[0] != '/' {
+		return errTargetPath
+	}
+	if len(req.Header["Host"]) > 1 {
+		return errHostCount
 	}
 	if !validAuthority([]byte(authority)) {
 		return errHostValue
@@ -173,7 +181,7 @@ func (x *http2Exchange) readLength() error {
 // checkVia refuses a request that came by already (RFC 9110, section 7.6.3).
 func (x *http2Exchange) checkVia() error {
 	for _, value := range x.req.Header["Via"] {
-		if names([]byte(value), x.client.p.Via) {
+		if viaNames([]byte(value), x.client.p.Via) {
 			return ErrLoop
 		}
 	}
@@ -226,6 +234,9 @@ func (x *http2Exchange) fail(err error) {
 	if x.ctx.Err() != nil {
 		err = &OpError{Op: "read response", Addr: x.route.key.addr, Err: x.cause()}
 	}
+	if x.body != nil && x.body.err.Load() != nil {
+		err = &OpError{Op: "read request", Err: *x.body.err.Load()}
+	}
 	x.err = err
 	if errors.Is(err, http.ErrAbortHandler) || x.req.Context().Err() != nil {
 		x.broken = true
@@ -252,6 +263,8 @@ func (x *http2Exchange) cause() error {
 type http2Body struct {
 	x *http2Exchange
 	io.ReadCloser
+	closed atomic.Bool
+	err    atomic.Pointer[error] // why the content can't be read to its end
 }
 
 // Read implements io.Reader.
@@ -262,20 +275,29 @@ func (b *http2Body) Read(p []byte) (int, error) {
 	if err != nil && !b.x.answered.Load() {
 		b.x.waiting.Store(0) // for the response, for which there is another limit
 	}
+	if err != nil && err != io.EOF && !b.closed.Load() {
+		b.err.CompareAndSwap(nil, &err)
+	}
 	return n, err
 }
 
-// interim is a 1xx response on its way to the client.
-type interim struct {
+// Close implements io.Closer.
+func (b *http2Body) Close() error {
+	b.closed.Store(true)
+	return b.ReadCloser.Close()
+}
+
+// http2Interim is a 1xx response on its way to the client.
+type http2Interim struct {
 	code   int
 	header map[string][]string
 }
 
 // pass hands a 1xx response to a goroutine that writes it: who read it may have other
 // streams to read for.
-func (x *http2Exchange) pass(i interim) error {
+func (x *http2Exchange) pass(i http2Interim) error {
 	if x.queue == nil {
-		x.queue = make(chan interim, maxInterim)
+		x.queue = make(chan http2Interim, maxInterim)
 		x.interims.Lock()
 		go func() {
 			defer x.interims.Unlock()
@@ -292,7 +314,7 @@ func (x *http2Exchange) pass(i interim) error {
 	}
 }
 
-func (x *http2Exchange) write(i interim) {
+func (x *http2Exchange) write(i http2Interim) {
 	h := x.w.Header()
 	for name, values := range i.header {
 		h[name] = values
@@ -315,7 +337,7 @@ func (x *http2Exchange) interim(t *trip) error {
 	if t.status.code == http.StatusContinue {
 		return nil // net/http says it when the content is read
 	}
-	i := interim{t.status.code, map[string][]string{}}
+	i := http2Interim{t.status.code, map[string][]string{}}
 	for f := range sendable(t.head.fields, &t.control) {
 		name := http.CanonicalHeaderKey(string(f.name))
 		i.header[name] = append(i.header[name], string(f.value))

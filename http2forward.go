@@ -51,8 +51,8 @@ func newHTTP2Hooked(x *http2Exchange) *hookedExchange {
 	if x.control.framing.empty() && req.ContentLength == 0 {
 		req.Body = http.NoBody
 	} else {
-		h.own = &http2Body{x, x.req.Body}
-		req.Body = h.own
+		x.body = &http2Body{x: x, ReadCloser: x.req.Body}
+		h.own, req.Body = x.body, x.body
 	}
 	h.req, h.flow.Request = req, req
 	return h
@@ -114,6 +114,9 @@ func (h *hookedExchange) outgoingHTTP2(x *http2Exchange, res *http.Response) (sr
 		return nil, err
 	}
 	w.framing = f
+	if f.kind == noContent && !w.control.hasLength { // which net/http read off
+		w.control.readLength([]byte(res.Header.Get("Content-Length")))
+	}
 	x.setHeader(&w)
 	x.answering(res.StatusCode)
 	return src, nil
@@ -134,8 +137,10 @@ func (x *http2Exchange) setHeader(w *rewrite) {
 	case w.framing.kind == noContent && w.describes() && w.control.hasLength:
 		h.Set("Content-Length", strconv.FormatInt(w.control.length, 10))
 	}
-	if _, ok := h["Content-Type"]; !ok {
-		h["Content-Type"] = nil // or net/http guesses one
+	for _, name := range [...]string{"Content-Type", "Content-Length"} {
+		if _, ok := h[name]; !ok {
+			h[name] = nil // or net/http makes one up
+		}
 	}
 	if w.via != "" {
 		h.Add("Via", w.version()+" "+w.via)
@@ -169,7 +174,7 @@ func (x *http2Exchange) send(h *hookedExchange, src *readerSource) (err error) {
 	}
 	rc := http.NewResponseController(x.w)
 	for {
-		if !src.ready() {
+		if !src.ready() && !src.empty {
 			if err := rc.Flush(); err != nil {
 				return &sendError{err}
 			}
@@ -204,7 +209,7 @@ func (t *hookedTrip) overHTTP2(c *http2Origin, req *http.Request) (*http.Respons
 		return nil, err
 	}
 	res, err := c.RoundTrip(out)
-	if err != nil && !body.touched.Load() && out.Context().Err() == nil && (unprocessed(err) || c.reused && idempotent(req.Method)) {
+	if err != nil && !body.touched.Load() && out.Context().Err() == nil && (unprocessed(err) || c.reused.Load() && idempotent(req.Method)) {
 		var o *origin
 		if c, o, err = h.client.p.http2.get(out.Context(), t.route, h.origins, &h.client.p.choices); c != nil {
 			res, err = c.RoundTrip(out)
@@ -213,7 +218,7 @@ func (t *hookedTrip) overHTTP2(c *http2Origin, req *http.Request) (*http.Respons
 		}
 	}
 	if c != nil {
-		c.reused = true
+		c.reused.Store(true)
 	}
 	if err != nil {
 		body.end()
@@ -225,6 +230,10 @@ func (t *hookedTrip) overHTTP2(c *http2Origin, req *http.Request) (*http.Respons
 	if res.StatusCode == http.StatusSwitchingProtocols {
 		res.Body.Close()
 		return nil, &OpError{Op: "read response", Addr: t.route.key.addr, Err: errUpgrade}
+	}
+	t.control.framing = framing{kind: chunked}
+	if res.ContentLength >= 0 {
+		t.control.framing = framing{kind: knownLength, length: res.ContentLength}
 	}
 	res.Request, res.TLS = req, c.o.state
 	if res.Body != http.NoBody {
@@ -255,7 +264,7 @@ func (t *hookedTrip) forHTTP2(req *http.Request) (*http.Request, *http2Upload, e
 		return nil, nil, err
 	}
 	trace := &httptrace.ClientTrace{Got1xxResponse: func(code int, header textproto.MIMEHeader) error {
-		return h.interimHTTP2(interim{code, header})
+		return h.interimHTTP2(http2Interim{code, header})
 	}}
 	out := (&http.Request{
 		Method: req.Method,
@@ -333,11 +342,14 @@ func (u *http2Upload) end() {
 }
 
 // interimHTTP2 passes a 1xx response on.
-func (h *hookedExchange) interimHTTP2(i interim) error {
+func (h *hookedExchange) interimHTTP2(i http2Interim) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	x, ok := h.asker.(*http2Exchange)
-	if h.answered || !ok || i.code == http.StatusContinue {
+	switch {
+	case i.code == http.StatusSwitchingProtocols:
+		return errUpgrade
+	case h.answered, !ok, i.code == http.StatusContinue:
 		return nil
 	}
 	return x.pass(i)

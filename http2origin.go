@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/http"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -34,7 +35,7 @@ type http2Origins struct {
 type http2Origin struct {
 	*http.ClientConn
 	o      *origin
-	reused bool
+	reused atomic.Bool
 }
 
 // givenConn is the context key of the connection that the transport is to use.
@@ -112,7 +113,7 @@ func (hs *http2Origins) dial(ctx context.Context, r *route, os *origins, known *
 			early.origins.detach(o)
 		}
 	} else {
-		o, err = os.dialer.open(ctx, r)
+		o, err = os.dialer.open(ctx, r.key, r.conn)
 	}
 	if err != nil {
 		return nil, nil, err

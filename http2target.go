@@ -1,10 +1,12 @@
 package mitm
 
 import (
+	"io"
 	"net"
 	"net/http"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 )
 
@@ -105,28 +107,33 @@ func (x *http2Exchange) serveTunnel(c *client) error {
 // deadlines. HTTP/2 of net/http can't end one direction of a stream alone, so that a tunnel
 // ends as a whole when the origin ends its side.
 type http2Tunnel struct {
-	net.Conn // the reading end of the pipe
+	net.Conn          // the reading end of the pipe
+	in       net.Conn // the other one
 	x        *http2Exchange
 	rc       *http.ResponseController
 	pumped   chan struct{}
+	cut      atomic.Pointer[error] // why the client's side has no proper end
 }
 
 func newHTTP2Tunnel(x *http2Exchange) *http2Tunnel {
 	out, in := net.Pipe()
-	t := &http2Tunnel{Conn: out, x: x, rc: http.NewResponseController(x.w), pumped: make(chan struct{})}
-	go t.pump(in)
+	t := &http2Tunnel{Conn: out, in: in, x: x, rc: http.NewResponseController(x.w), pumped: make(chan struct{})}
+	go t.pump()
 	return t
 }
 
 // pump passes on what the client sends.
-func (t *http2Tunnel) pump(in net.Conn) {
+func (t *http2Tunnel) pump() {
 	defer close(t.pumped)
-	defer in.Close()
+	defer t.in.Close()
 	buf := takeBuffer()
 	defer giveBuffer(buf)
 	for {
 		n, err := t.x.req.Body.Read(buf)
-		if _, failed := in.Write(buf[:n]); err != nil || failed != nil {
+		if err != nil && err != io.EOF {
+			t.cut.Store(&err)
+		}
+		if _, failed := t.in.Write(buf[:n]); err != nil || failed != nil {
 			return
 		}
 	}
@@ -139,6 +146,15 @@ func (t *http2Tunnel) stop() {
 	<-t.pumped
 }
 
+// Read implements net.Conn.
+func (t *http2Tunnel) Read(p []byte) (int, error) {
+	n, err := t.Conn.Read(p)
+	if cut := t.cut.Load(); err == io.EOF && cut != nil {
+		err = *cut
+	}
+	return n, err
+}
+
 // Write implements net.Conn.
 func (t *http2Tunnel) Write(p []byte) (int, error) {
 	n, err := t.x.w.Write(p)
@@ -147,6 +163,9 @@ func (t *http2Tunnel) Write(p []byte) (int, error) {
 	}
 	return n, t.rc.Flush()
 }
+
+// CloseWrite ends both directions, this one when the stream is through with.
+func (t *http2Tunnel) CloseWrite() error { return t.in.Close() }
 
 // SetWriteDeadline implements net.Conn. It must not pass: what comes after would fail too.
 func (t *http2Tunnel) SetWriteDeadline(by time.Time) error { return t.rc.SetWriteDeadline(by) }

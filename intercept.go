@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"fmt"
 	"net"
 	"slices"
 	"strings"
@@ -33,12 +34,6 @@ type opening struct {
 	mirror choice
 }
 
-type openingKey struct{}
-
-func openingOf(hello *tls.ClientHelloInfo) *opening {
-	return hello.Context().Value(openingKey{}).(*opening)
-}
-
 // openTLS reads the ClientHello that the client has begun with, and has it decided what
 // becomes of the connection. Unless it is to be opened, which makes errNotOpened, all that
 // the client sent is still there.
@@ -52,14 +47,14 @@ func (op *opening) openTLS() error {
 	c.s.writeWithin(c.p.limits.tlsTime)
 	op.socket = holdTLS(c.s)
 	nc := tls.Server(op.socket, c.p.tls.base)
-	err := nc.HandshakeContext(context.WithValue(context.Background(), openingKey{}, op))
+	err := nc.HandshakeContext(withHelloHandler(context.Background(), op))
 	switch {
 	case op.socket.gone != nil:
 		return c.refusedBy(op.conn, op.socket.gone)
 	case op.socket.held:
 		return cmp.Or(op.err, errNotOpened)
 	case err != nil:
-		return c.refusedBy(op.conn, err)
+		return c.refusedBy(op.conn, op.socket.explain(err))
 	}
 	c.enterTLS(nc, op.socket)
 	return nil
@@ -73,7 +68,7 @@ func (c *client) enterTLS(nc *tls.Conn, socket *tlsSocket) {
 	c.watch.s = c.s
 }
 
-// configFor decides, with the ClientHello in hand.
+// configFor implements helloHandler: it decides, with the ClientHello in hand.
 func (op *opening) configFor(hello *tls.ClientHelloInfo) (*tls.Config, error) {
 	c := op.c
 	op.heard = true
@@ -88,6 +83,7 @@ func (op *opening) configFor(hello *tls.ClientHelloInfo) (*tls.Config, error) {
 		return nil, context.Cause(c.ctx)
 	}
 	c.s.readWithin(c.p.limits.tlsTime)
+	c.s.writeWithin(c.p.limits.tlsTime)
 	op.socket.accept()
 	return c.p.tls.speaking(protocol), nil
 }
@@ -154,7 +150,7 @@ func (op *opening) negotiate(offered []string) string {
 	return op.mirror.answer(offered, true)
 }
 
-// certificate is called where the client's handshake needs one; a resumed one does not.
+// certificate implements helloHandler. A resumed handshake needs none.
 func (op *opening) certificate() (cert *tls.Certificate, err error) {
 	defer op.c.recovered("tls", &err)
 	if op.own != nil {
@@ -162,4 +158,19 @@ func (op *opening) certificate() (cert *tls.Certificate, err error) {
 	}
 	host, _, _ := net.SplitHostPort(op.conn.Destination.Addr)
 	return op.c.p.CA.certificate(namesFor(op.conn.ServerName, host, op.mirror.cert))
+}
+
+// refusedBy gives an error of the client's TLS its step, and remembers a client that does not
+// accept the certificate that it was shown. In TLS 1.3 that may come after the handshake.
+func (c *client) refusedBy(conn *Conn, err error) error {
+	if isCertificateAlert(err) {
+		c.p.distrusts.put(c.distrust(conn))
+		err = fmt.Errorf("%w: %w", ErrCertificateRefused, err)
+	}
+	return &OpError{Op: "client tls", Addr: conn.Destination.Addr, Err: err}
+}
+
+func (c *client) distrust(conn *Conn) distrust {
+	host, _, _ := net.SplitHostPort(c.remoteAddr())
+	return distrust{host, conn.ServerName, conn.Destination.Addr}
 }

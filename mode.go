@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"net"
+	"net/http"
 	"net/netip"
 )
 
@@ -143,3 +144,9 @@ func (p Protocol) String() string {
 
 // modeChecker is a mode that can tell before the first connection that it won't work.
 type modeChecker interface{ check() error }
+
+// ownPages is what is served under a host name that leads to no origin.
+type ownPages struct {
+	host    string
+	handler http.Handler
+}

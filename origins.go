@@ -18,8 +18,8 @@ type origins struct {
 }
 
 // dial opens a connection that ends with the client.
-func (os *origins) dial(ctx context.Context, r *route) (*origin, error) {
-	o, err := os.dialer.open(ctx, r)
+func (os *origins) dial(ctx context.Context, key originKey, c *Conn) (*origin, error) {
+	o, err := os.dialer.open(ctx, key, c)
 	if err != nil {
 		return nil, err
 	}
@@ -27,8 +27,8 @@ func (os *origins) dial(ctx context.Context, r *route) (*origin, error) {
 }
 
 // secure starts TLS on a connection that is in use.
-func (os *origins) secure(ctx context.Context, o *origin, r *route) (*origin, error) {
-	secured, err := os.dialer.secure(ctx, o, r)
+func (os *origins) secure(ctx context.Context, o *origin, key originKey, c *Conn) (*origin, error) {
+	secured, err := os.dialer.secure(ctx, o, key, c)
 	os.detach(o)
 	if err != nil {
 		return nil, err

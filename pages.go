@@ -4,28 +4,12 @@ import (
 	"context"
 	"html/template"
 	"io"
-	"net"
 	"net/http"
 	"strconv"
 	"sync"
 )
 
 // This file serves the proxy's own pages, and any http.Handler in place of an origin.
-
-// ownPages is what is served under a host name that leads to no origin.
-type ownPages struct {
-	host    string
-	handler http.Handler
-}
-
-// route returns a route to the pages if that is where conn leads; nil if it is not.
-func (o ownPages) route(conn *Conn) *route {
-	host, _, err := net.SplitHostPort(conn.Destination.Addr)
-	if err != nil || o.host == "" || !equalFold([]byte(host), o.host) {
-		return nil
-	}
-	return &route{conn: conn, action: Intercept, host: conn.Destination.Host, key: conn.key(), pages: o.handler}
-}
 
 // certificatePages lets clients download the certificate of ca.
 func certificatePages(ca *CA) http.Handler {

@@ -29,11 +29,6 @@ func (r *route) takeEarly() (e *earlyDial) {
 	return e
 }
 
-// opens says whether what is spoken to r is looked at before there is an origin.
-func (p *Proxy) opens(r *route) bool {
-	return r.pages != nil || p.opensTLS() && r.action != Tunnel
-}
-
 // for1 returns r for HTTP/1.
 func (r *route) for1() *route {
 	if r.key.for1() == r.key {

@@ -19,6 +19,23 @@ const (
 	maxMethod = 32
 )
 
+// serveNamed serves a client whose requests name their destinations.
+func (c *client) serveNamed() {
+	c.s.readWithin(c.p.limits.headTime)
+	for {
+		proto, sure := classify(c.s.buffered())
+		switch {
+		case proto == HTTP2 && sure:
+			c.serveHTTP2()
+			return
+		case proto == HTTP2 && c.s.fill(bufferSize) == nil:
+			continue
+		}
+		c.serveHTTP1()
+		return
+	}
+}
+
 // serveDestination serves a connection that has a destination of its own.
 func (c *client) serveDestination(d Destination) {
 	flow, conn := c.newFlow(), c.newConn(d)
@@ -108,7 +125,7 @@ var errIsHTTP = errors.New("the connection has exchanges of its own")
 // sniff finds out what a connection to r speaks and serves it. The origin, o or one
 // that is dialled meanwhile, is watched too: a server that speaks first is relayed.
 func (c *client) sniff(r *route, flow *Flow, o *origin) error {
-	early := newEarlyDial(c.ctx, &c.origins, r)
+	early := newEarlyDial(c.ctx, &c.origins, r.key, r.conn)
 	if o != nil || !c.needsNoOrigin(r) {
 		early.begin(c.s, o)
 	}
@@ -297,22 +314,22 @@ func classifyTLS(b []byte) (Protocol, bool) {
 	return TLS, len(b) > 5
 }
 
-// helloSize returns how many bytes the records take in which b has its first handshake
-// message (RFC 8446, sections 4 and 5.1).
-func helloSize(b []byte) int {
-	const recordHeader, messageHeader = 5, 4
-	var message []byte
-	for at := 0; at+recordHeader <= len(b); {
-		end := at + recordHeader + int(b[at+3])<<8 + int(b[at+4])
-		if end > len(b) {
-			break
-		}
-		message = append(message, b[at+recordHeader:end]...)
-		if len(message) >= messageHeader &&
-			len(message) >= messageHeader+int(message[1])<<16+int(message[2])<<8+int(message[3]) {
-			return end
-		}
-		at = end
+// lead returns e if its connection leads where r does, or can be made to, else one that does.
+func (c *client) lead(e *earlyDial, r *route) *earlyDial {
+	was := e.key
+	switch {
+	case was.socket() != r.key.socket(), was.tls && !r.key.tls:
+		e.close()
+		return newEarlyDial(c.ctx, &c.origins, r.key, r.conn)
+	case !e.begun():
+		e.key, e.conn = r.key, r.conn
+	case r.key.tls && !was.tls:
+		e.startTLS(r.key, r.conn)
 	}
-	return len(b)
+	return e
+}
+
+// opens says whether what is spoken to r is looked at before there is an origin.
+func (p *Proxy) opens(r *route) bool {
+	return r.pages != nil || p.opensTLS() && r.action != Tunnel
 }

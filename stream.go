@@ -1,12 +1,10 @@
 package mitm
 
 import (
-	"context"
 	"crypto/tls"
 	"errors"
 	"io"
 	"net"
-	"os"
 	"sync"
 	"syscall"
 	"time"
@@ -391,14 +389,4 @@ func (s *stream) takeOnClose() (onClose func()) {
 func (s *stream) drop() {
 	s.r = s.w
 	s.release()
-}
-
-// isTimeout says whether err is that of a deadline, of a connection or of a context.
-func isTimeout(err error) bool {
-	if err == nil {
-		return false
-	}
-	var timeout interface{ Timeout() bool }
-	return errors.As(err, &timeout) && timeout.Timeout() || errors.Is(err, os.ErrDeadlineExceeded) ||
-		errors.Is(err, context.DeadlineExceeded)
 }

@@ -19,18 +19,18 @@ type startTLSFunc = func(ctx context.Context, c *Conn, nc net.Conn, config *tls.
 
 // secure does the client's side of a handshake on o, and closes it if that fails. Errors
 // are *OpError.
-func (d *dialer) secure(ctx context.Context, o *origin, r *route) (*origin, error) {
+func (d *dialer) secure(ctx context.Context, o *origin, key originKey, c *Conn) (*origin, error) {
 	ctx, cancel := withTimeout(ctx, d.handshake)
 	defer cancel()
 	socket := newTLSSocket(o.s)
-	nc, state, err := d.shake(ctx, r.conn, socket, d.configFor(r.key))
+	nc, state, err := d.shake(ctx, c, socket, d.configFor(key))
 	if err != nil {
 		o.s.close()
-		return nil, &OpError{Op: "tls", Addr: r.key.addr, Err: err}
+		return nil, &OpError{Op: "tls", Addr: key.addr, Err: err}
 	}
-	secured := &origin{s: newTLSStream(nc, socket), key: r.key, state: state}
+	secured := &origin{s: newTLSStream(nc, socket), key: key, state: state}
 	if state.NegotiatedProtocol != protoHTTP2 {
-		secured.key = r.key.for1()
+		secured.key = key.for1()
 	}
 	secured.s.onClose = o.s.takeOnClose()
 	return secured, nil
@@ -50,6 +50,7 @@ func (d *dialer) configFor(key originKey) *tls.Config {
 	if config.KeyLogWriter == nil {
 		config.KeyLogWriter = d.config.KeyLogWriter
 	}
+	config.VerifyConnection = longKeys(config)
 	config.NextProtos = nil
 	if key.alpn != "" {
 		config.NextProtos = strings.Split(key.alpn, ",")

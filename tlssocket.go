@@ -1,6 +1,7 @@
 package mitm
 
 import (
+	"crypto/tls"
 	"io"
 	"net"
 )
@@ -20,6 +21,7 @@ type tlsSocket struct {
 	ended  bool
 	header []byte // of the record that is being read, as far as it came
 	left   int    // bytes of the record behind the header
+	alert  []byte // what came of an alert in the clear; nil: the record is something else
 }
 
 // newTLSSocket makes s, with what it has buffered, the ground of a TLS connection.
@@ -85,6 +87,9 @@ func (s *tlsSocket) follow(b []byte) {
 	for len(b) > 0 {
 		if s.left > 0 {
 			n := min(s.left, len(b))
+			if s.alert != nil {
+				s.alert = append(s.alert, b[:n]...)
+			}
 			s.left, b = s.left-n, b[n:]
 			continue
 		}
@@ -92,10 +97,48 @@ func (s *tlsSocket) follow(b []byte) {
 		s.header, b = append(s.header, b[:n]...), b[n:]
 		if len(s.header) == headerSize {
 			s.left = int(s.header[3])<<8 | int(s.header[4])
+			s.alert = nil
+			if s.header[0] == recordAlert && s.left == alertSize {
+				s.alert = make([]byte, 0, alertSize)
+			}
 			s.header = s.header[:0]
 		}
 	}
 }
 
+// recordAlert is the type of records with alerts, and alertSize what one takes that is not
+// encrypted (RFC 8446, sections 5.1 and 6).
+const recordAlert, alertSize = 21, 2
+
+// explain returns err, or the alert that came in the clear and may be behind it. In TLS 1.3
+// OpenSSL says so that it does not accept a certificate, because it does not encrypt yet;
+// crypto/tls takes that for a broken record.
+func (s *tlsSocket) explain(err error) error {
+	if len(s.alert) < alertSize {
+		return err
+	}
+	return &net.OpError{Op: "remote error", Err: tls.AlertError(s.alert[1])}
+}
+
 // inRecord says whether the rest of a record is still to come.
 func (s *tlsSocket) inRecord() bool { return s.left > 0 || len(s.header) > 0 }
+
+// helloSize returns how many bytes the records take in which b has its first handshake
+// message (RFC 8446, sections 4 and 5.1).
+func helloSize(b []byte) int {
+	const recordHeader, messageHeader = 5, 4
+	var message []byte
+	for at := 0; at+recordHeader <= len(b); {
+		end := at + recordHeader + int(b[at+3])<<8 + int(b[at+4])
+		if end > len(b) {
+			break
+		}
+		message = append(message, b[at+recordHeader:end]...)
+		if len(message) >= messageHeader &&
+			len(message) >= messageHeader+int(message[1])<<16+int(message[2])<<8+int(message[3]) {
+			return end
+		}
+		at = end
+	}
+	return len(b)
+}

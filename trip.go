@@ -122,7 +122,7 @@ func (t *trip) acquire(ctx context.Context, again bool) (err error) {
 	if t.earlyErr != nil {
 		return t.earlyErr
 	}
-	t.o, err = t.origins.dial(ctx, t.route)
+	t.o, err = t.origins.dial(ctx, t.route.key, t.route.conn)
 	return err
 }
 

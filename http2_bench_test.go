@@ -1,0 +1,163 @@
+package mitm_test
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"syscall"
+	"testing"
+	"time"
+
+	"example.com/mitm"
+)
+
+// benchOrigin answers every request with a few bytes, over TLS. That for HTTP/1 allocates
+// nothing, that for HTTP/2 is net/http's.
+func benchOrigin(b *testing.B, version int) (addr string, roots *x509.CertPool) {
+	if version == 2 {
+		content := []byte("0123456789abcdef")
+		return handlerOrigin(b, 2, func(w http.ResponseWriter, req *http.Request) {
+			w.Header()["Content-Type"] = []string{"text/plain"}
+			w.Write(content)
+		})
+	}
+	cert, roots := exampleCert()
+	config := &tls.Config{Certificates: []tls.Certificate{cert}}
+	response := []byte("HTTP/1.1 200 OK\r\nDate: Mon, 23 Nov 2026 00:00:00 GMT\r\nContent-Type: text/plain\r\nContent-Length: 16\r\n\r\n0123456789abcdef")
+	return origin(b, func(c *peer) {
+		c.SetDeadline(time.Time{})
+		answerHeads(tls.Server(c.Conn, config), response)
+	}), roots
+}
+
+// benchProxy serves a proxy with a CA in front of the origin at addr.
+func benchProxy(b *testing.B, addr string, originRoots *x509.CertPool, hooks ...mitm.Hook) (proxy string, roots *x509.CertPool) {
+	ca, err := mitm.NewCA("bench")
+	if err != nil {
+		b.Fatal(err)
+	}
+	roots = x509.NewCertPool()
+	roots.AddCert(ca.Certificate())
+	return start(b, &mitm.Proxy{CA: ca, Hooks: hooks, Dial: dialTo(addr), OriginTLS: &tls.Config{RootCAs: originRoots}}), roots
+}
+
+// twoHooks change a field of either message.
+func twoHooks() []mitm.Hook {
+	return []mitm.Hook{
+		mitm.OnRequest(func(req *http.Request) (*http.Response, error) {
+			req.Header.Set("X-Request", "1")
+			return nil, nil
+		}),
+		mitm.OnResponse(func(res *http.Response) error {
+			res.Header.Set("X-Response", "1")
+			return nil
+		}),
+	}
+}
+
+// tunnelTLS connects through a tunnel for host and speaks TLS inside.
+func tunnelTLS(b *testing.B, proxy, host string, config *tls.Config) *tls.Conn {
+	nc, err := net.Dial("tcp", proxy)
+	if err != nil {
+		b.Fatal(err)
+	}
+	tunnel(&peer{Conn: nc, t: b}, host+":443")
+	config = config.Clone()
+	config.ServerName = host
+	tc := tls.Client(nc, config)
+	if err := tc.Handshake(); err != nil {
+		b.Fatal(err)
+	}
+	return tc
+}
+
+// One request after the other on a connection that was opened before.
+func BenchmarkIntercepted(b *testing.B) {
+	for version := 1; version <= 2; version++ {
+		for _, hooks := range [][]mitm.Hook{nil, twoHooks()} {
+			b.Run(fmt.Sprintf("HTTP%d/hooks=%d", version, len(hooks)), func(b *testing.B) {
+				addr, originRoots := benchOrigin(b, version)
+				proxy, roots := benchProxy(b, addr, originRoots, hooks...)
+				if version == 1 {
+					benchHTTP1(b, tunnelTLS(b, proxy, "example.com", &tls.Config{RootCAs: roots}))
+				} else {
+					benchHTTP2(b, tunnelTLS(b, proxy, "example.com", &tls.Config{RootCAs: roots, NextProtos: []string{"h2"}}))
+				}
+			})
+		}
+	}
+}
+
+func benchHTTP1(b *testing.B, c *tls.Conn) {
+	defer c.Close()
+	request, buf := []byte("GET /path?query HTTP/1.1\r\nHost: example.com\r\nUser-Agent: bench\r\nAccept: */*\r\n\r\n"), make([]byte, 64<<10)
+	exchange(b, c, request, buf, 0)
+	want := exchange(b, c, request, buf, 0) // the length of the whole response
+	b.ReportAllocs()
+	for b.Loop() {
+		exchange(b, c, request, buf, want)
+	}
+}
+
+// benchHTTP2 allocates in the client, too: about 10 times for a request.
+func benchHTTP2(b *testing.B, nc *tls.Conn) {
+	defer nc.Close()
+	c := newH2Peer(b, nc, true)
+	b.ReportAllocs()
+	for b.Loop() {
+		s := c.get(":path", "/path?query", "user-agent", "bench", "accept", "*/*")
+		if s.outcome() != "200" {
+			b.Fatal(s.outcome())
+		}
+		delete(c.streams, s.id)
+	}
+}
+
+// A connection to the proxy, CONNECT, TLS in the tunnel, and one request, which a hook
+// answers: no origin can be reached.
+func BenchmarkHandshake(b *testing.B) {
+	ca, err := mitm.NewCA("bench")
+	if err != nil {
+		b.Fatal(err)
+	}
+	roots := x509.NewCertPool()
+	roots.AddCert(ca.Certificate())
+	proxy := start(b, &mitm.Proxy{
+		CA:   ca,
+		Dial: func(context.Context, string, string) (net.Conn, error) { return nil, syscall.ECONNREFUSED },
+		Hooks: []mitm.Hook{mitm.OnRequest(func(*http.Request) (*http.Response, error) {
+			return text(http.StatusNoContent, ""), nil
+		})},
+	})
+	run := func(name string, config *tls.Config, host func(n int) string, resumed bool) {
+		b.Run(name, func(b *testing.B) {
+			tunnelOnce(b, proxy, host(0), config)
+			b.ReportAllocs()
+			for n := 1; b.Loop(); n++ {
+				if state := tunnelOnce(b, proxy, host(n), config); state.DidResume != resumed {
+					b.Fatalf("resumed: %v", state.DidResume)
+				}
+			}
+		})
+	}
+	same := func(int) string { return "example.com" }
+	run("cached", &tls.Config{RootCAs: roots}, same, false)
+	fresh := 0
+	run("fresh", &tls.Config{RootCAs: roots}, func(int) string { fresh++; return fmt.Sprintf("h%d.example.com", fresh) }, false)
+	run("resumed", &tls.Config{RootCAs: roots, ClientSessionCache: tls.NewLRUClientSessionCache(0)}, same, true)
+}
+
+// tunnelOnce makes one connection and one request, so that a session ticket arrives.
+func tunnelOnce(b *testing.B, proxy, host string, config *tls.Config) tls.ConnectionState {
+	c := tunnelTLS(b, proxy, host, config)
+	defer c.Close()
+	io.WriteString(c, "GET / HTTP/1.1\r\nHost: "+host+"\r\nConnection: close\r\n\r\n")
+	if _, err := io.Copy(io.Discard, c); err != nil {
+		b.Fatal(err)
+	}
+	return c.ConnectionState()
+}
