@@ -53,10 +53,12 @@ func (c *client) serveHTTP2() {
 	if c.p.closing.Load() {
 		c.closeIfIdle()
 	}
-	l := &oneListener{conn: &streamConn{s: c.s}}
+	conn := &streamConn{s: c.s}
+	l := &oneListener{conn: conn}
 	h.server.Serve(l)
 	if l.taken.Load() {
 		<-h.closed
+		conn.leave()
 	}
 	c.drain.Store(nil)
 	h.wait()

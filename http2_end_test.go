@@ -273,6 +273,7 @@ func TestHTTP2_Retry(t *testing.T) {
 // Shutdown tells HTTP/2 clients by GOAWAY, lets what runs finish, and takes nothing new.
 func TestHTTP2_Shutdown(t *testing.T) {
 	eachVersion(t, func(t *testing.T, p *mitm.Proxy, version int) {
+		t.Parallel() // clients are given a second to go
 		proceed := make(chan struct{})
 		addr, roots := handlerOrigin(t, version, func(w http.ResponseWriter, req *http.Request) {
 			http.NewResponseController(w).Flush()

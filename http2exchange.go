@@ -319,6 +319,7 @@ func (x *http2Exchange) write(i http2Interim) {
 	for name, values := range i.header {
 		h[name] = values
 	}
+	h["Content-Length"] = nil // makes net/http work on a copy, while this one changes
 	x.w.WriteHeader(i.code)
 	clear(h)
 }

@@ -219,10 +219,28 @@ func unprocessed(err error) bool {
 }
 
 // streamConn is a stream as a net.Conn, for net/http.
-type streamConn struct{ s *stream }
+type streamConn struct {
+	s       *stream
+	reading sync.Mutex // held while the stream is read
+	left    bool       // it is not read any more
+}
 
 // Read implements net.Conn.
-func (c *streamConn) Read(p []byte) (int, error) { return c.s.Read(p) }
+func (c *streamConn) Read(p []byte) (int, error) {
+	c.reading.Lock()
+	defer c.reading.Unlock()
+	if c.left {
+		return 0, net.ErrClosed
+	}
+	return c.s.Read(p)
+}
+
+// leave takes the stream, which is closed, back from a goroutine that may still read.
+func (c *streamConn) leave() {
+	c.reading.Lock()
+	defer c.reading.Unlock()
+	c.left = true
+}
 
 // Write implements net.Conn.
 func (c *streamConn) Write(p []byte) (int, error) { return c.s.nc.Write(p) }

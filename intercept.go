@@ -80,7 +80,8 @@ func (op *opening) configFor(hello *tls.ClientHelloInfo) (*tls.Config, error) {
 	}
 	protocol := op.negotiate(offer(hello.SupportedProtos))
 	if c.ctx.Err() != nil {
-		return nil, context.Cause(c.ctx)
+		op.err = &OpError{Op: "client tls", Addr: op.conn.Destination.Addr, Err: context.Cause(c.ctx)}
+		return nil, op.err
 	}
 	c.s.readWithin(c.p.limits.tlsTime)
 	c.s.writeWithin(c.p.limits.tlsTime)
@@ -90,9 +91,13 @@ func (op *opening) configFor(hello *tls.ClientHelloInfo) (*tls.Config, error) {
 
 // describe tells the hooks what the client said.
 func (op *opening) describe(hello *tls.ClientHelloInfo) {
+	op.conn.ServerName = hello.ServerName
+	if op.flow == nil && op.c.p.StartTLS == nil { // nobody to tell
+		return
+	}
 	info := *hello
 	info.Conn = nil
-	op.conn.ServerName, op.conn.ClientHello = hello.ServerName, &info
+	op.conn.ClientHello = &info
 	sent := op.c.s.buffered()[:op.socket.at]
 	op.conn.RawClientHello = slices.Clone(sent[:helloSize(sent)])
 }

@@ -1,6 +1,8 @@
 package mitm_test
 
 import (
+	"errors"
+	"os"
 	"testing"
 
 	"example.com/mitm"
@@ -11,6 +13,7 @@ import (
 func TestR50_ConnectionErrors(t *testing.T) {
 	addr, roots, _ := reporting(t, 2)
 	i := intercept(t, &mitm.Proxy{}, addr, roots)
+	conns, other := map[string]*h2peer{}, i.h2()
 	for name, test := range map[string]struct {
 		code uint32
 		send func(c *h2peer)
@@ -38,14 +41,20 @@ func TestR50_ConnectionErrors(t *testing.T) {
 			c.frame(framePing, 0, 0, make([]byte, 8))
 		}},
 	} {
-		c, other := i.h2(), i.h2()
+		c := i.h2()
+		conns[name] = c
 		c.want(c.get(), "200")
 		test.send(c)
-		c.until(func() bool { return false })
+		c.until(func() bool { return c.goAway != nil })
 		if c.goAway == nil || c.goAway.code != test.code {
 			t.Errorf("%s: GOAWAY %v, want code %d; then %v", name, c.goAway, test.code, c.gone)
 		}
 		other.want(other.get(), "200")
+	}
+	for name, c := range conns {
+		if c.until(func() bool { return false }); errors.Is(c.gone, os.ErrDeadlineExceeded) {
+			t.Errorf("%s: the connection does not end", name)
+		}
 	}
 }
 

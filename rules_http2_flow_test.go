@@ -20,19 +20,21 @@ const mostHeld = 5 << 20
 // inBubbles runs f in synctest bubbles, with an origin of either version.
 func inBubbles(t *testing.T, f func(t *testing.T, o *flowOrigin, i *interception)) {
 	t.Helper()
-	eachVersion(t, func(t *testing.T, p *mitm.Proxy, version int) {
-		synctest.Test(t, func(t *testing.T) {
-			o := &flowOrigin{version: version, release: make(chan struct{})}
-			o.free = sync.OnceFunc(func() { close(o.release) })
-			config, serve := &tls.Config{}, func(c *tls.Conn) { o.serve1(newTimelessPeer(t, c)) }
-			if version == 2 {
-				config.NextProtos = []string{"h2"}
-				serve = func(c *tls.Conn) { o.serve2(newH2Peer(t, c, false)) }
-			}
-			i := inMemoryTLS(t, p, config, serve)
-			defer o.free()
-			f(t, o, i)
-		})
+	eachVersion(t, func(t *testing.T, p *mitm.Proxy, version int) { inBubbleWith(t, p, version, f) })
+}
+
+func inBubbleWith(t *testing.T, p *mitm.Proxy, version int, f func(t *testing.T, o *flowOrigin, i *interception)) {
+	synctest.Test(t, func(t *testing.T) {
+		o := &flowOrigin{version: version, release: make(chan struct{})}
+		o.free = sync.OnceFunc(func() { close(o.release) })
+		config, serve := &tls.Config{}, func(c *tls.Conn) { o.serve1(newTimelessPeer(t, c)) }
+		if version == 2 {
+			config.NextProtos = []string{"h2"}
+			serve = func(c *tls.Conn) { o.serve2(newH2Peer(t, c, false)) }
+		}
+		i := inMemoryTLS(t, p, config, serve)
+		defer o.free()
+		f(t, o, i)
 	})
 }
 

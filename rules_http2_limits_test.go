@@ -35,7 +35,7 @@ func TestR57_Floods(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			inBubbles(t, func(t *testing.T, _ *flowOrigin, i *interception) {
+			inBubbleWith(t, &mitm.Proxy{}, 2, func(t *testing.T, _ *flowOrigin, i *interception) {
 				c, other := i.h2(), i.h2()
 				c.until(func() bool { return len(c.settings) > 1 })
 				c.nc.SetWriteDeadline(time.Now().Add(time.Hour))
@@ -184,7 +184,7 @@ func TestR57_HeaderSize(t *testing.T) {
 		for _, fields := range [][]string{big(2 * limit), big(20000), big(1 << 20), many(200), many(20000)} {
 			c := i.h2()
 			s := c.begin(true, fields...)
-			if c.until(s.over); s.outcome() != "431" && s.outcome() != "reset" && c.goAway == nil {
+			if c.until(func() bool { return s.over() || c.goAway != nil }); s.outcome() != "431" && s.outcome() != "reset" && c.goAway == nil {
 				t.Errorf("%s for %d fields; %v", s.outcome(), len(fields)/2, c.gone)
 			}
 		}
@@ -193,7 +193,7 @@ func TestR57_HeaderSize(t *testing.T) {
 		receive(t, seen)
 		s := bomb.stream(bomb.lastID + 2)
 		bomb.block(s.id, true, append([]byte{0x82, 0x87, 0x84, 0x41, 1, 'x'}, slices.Repeat([]byte{0xbe}, 16000)...))
-		if bomb.until(s.over); s.outcome() != "431" && s.outcome() != "reset" && bomb.goAway == nil {
+		if bomb.until(func() bool { return s.over() || bomb.goAway != nil }); s.outcome() != "431" && s.outcome() != "reset" && bomb.goAway == nil {
 			t.Errorf("a bomb: %s", s.outcome())
 		}
 		if len(seen) > 0 {

@@ -203,7 +203,7 @@ func (c *client) serveProtocol(r *route, flow *Flow, early *earlyDial) error {
 		if early.begun() {
 			r.early = early
 		}
-		r.key = r.key.forHTTP(r.conn.Protocol)
+		r.key = r.key.forHTTP(c.spokenTo(r))
 		c.fixed = r
 		if r.conn.Protocol == HTTP1 {
 			c.serveHTTP1()
@@ -228,6 +228,15 @@ func (c *client) serveProtocol(r *route, flow *Flow, early *earlyDial) error {
 		return err
 	}
 	return c.relay(o, flow)
+}
+
+// spokenTo is what is spoken to the origin of a client that speaks HTTP: in the clear, where
+// nothing is negotiated, HTTP/2 only if the client does so in the clear too.
+func (c *client) spokenTo(r *route) Protocol {
+	if !r.key.tls && (c.tls != nil || r.conn.Destination.Protocol == HTTP1) {
+		return HTTP1
+	}
+	return r.conn.Protocol
 }
 
 // decideAgain asks the ConnHooks once more, now that it is known what the client speaks,

@@ -189,9 +189,15 @@ func eachSecureClient(t *testing.T, f func(t *testing.T, c secureClient)) {
 
 // through returns a client that goes through proxy and trusts ca.
 func (c secureClient) through(proxy string, ca *mitm.CA) *http.Client {
+	client := c.trusting(poolOf(ca.Certificate()))
+	client.Transport.(*http.Transport).Proxy = http.ProxyURL(&url.URL{Scheme: "http", Host: proxy})
+	return client
+}
+
+// trusting returns a client that knows no proxy.
+func (c secureClient) trusting(roots *x509.CertPool) *http.Client {
 	transport := &http.Transport{
-		Proxy:           http.ProxyURL(&url.URL{Scheme: "http", Host: proxy}),
-		TLSClientConfig: &tls.Config{RootCAs: poolOf(ca.Certificate()), MinVersion: c.version, MaxVersion: c.version},
+		TLSClientConfig: &tls.Config{RootCAs: roots, MinVersion: c.version, MaxVersion: c.version},
 		Protocols:       new(http.Protocols),
 	}
 	transport.Protocols.SetHTTP1(true)
