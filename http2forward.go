@@ -50,6 +50,7 @@ func newHTTP2Hooked(x *http2Exchange) *hookedExchange {
 	}
 	if x.control.framing.empty() && req.ContentLength == 0 {
 		req.Body = http.NoBody
+		x.waiting.Store(0) // for the response, for which there is another limit
 	} else {
 		x.body = &http2Body{x: x, ReadCloser: x.req.Body}
 		h.own, req.Body = x.body, x.body

@@ -15,7 +15,7 @@ import (
 
 // mostHeld is how much of the content of one stream the proxy, and the buffers of the
 // connections, may hold.
-const mostHeld = 5 << 20
+const mostHeld = 1 << 20
 
 // inBubbles runs f in synctest bubbles, with an origin of either version.
 func inBubbles(t *testing.T, f func(t *testing.T, o *flowOrigin, i *interception)) {
@@ -39,7 +39,7 @@ func inBubbleWith(t *testing.T, p *mitm.Proxy, version int, f func(t *testing.T,
 }
 
 // flowOrigin answers a GET for /4096 with so many bytes, a POST with "ok" when it is
-// complete. Content for /stall is not read until the release.
+// complete. Content for /stall is not read, and /never not answered, until the release.
 type flowOrigin struct {
 	version int
 	release chan struct{}
@@ -67,6 +67,10 @@ func (o *flowOrigin) serve1(c *peer) {
 }
 
 func (o *flowOrigin) exchange1(c *peer, head string) bool {
+	if strings.Contains(head, " /never ") {
+		<-o.release
+		return false
+	}
 	if n := int64(0); strings.HasPrefix(head, "GET") {
 		fmt.Sscanf(head, "GET /%d", &n)
 		c.send(fmt.Sprintf("HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n", n))
@@ -106,7 +110,7 @@ func (o *flowOrigin) serve2(c *h2peer) {
 					c.number(frameWindow, s.id, 1<<30)
 				}()
 			}
-			if valueOf(s.head, ":method") == "GET" {
+			if valueOf(s.head, ":method") == "GET" && valueOf(s.head, ":path") != "/never" {
 				c.headers(s.id, n == 0, ":status", "200")
 			}
 		}
@@ -124,7 +128,7 @@ func (o *flowOrigin) advance2(c *h2peer, s *h2stream, left map[*h2stream]int64) 
 		c.data(s.id, left[s] == 0, strings.Repeat("x", int(k)))
 		o.sent.Add(k)
 	}
-	if !s.over() || s.reset == nil && left[s] > 0 {
+	if !s.over() || s.reset == nil && (left[s] > 0 || valueOf(s.head, ":path") == "/never") {
 		return false
 	}
 	if s.reset == nil && valueOf(s.head, ":method") == "POST" {

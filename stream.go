@@ -37,7 +37,7 @@ var past = time.Unix(1, 0)
 // connection costs no memory. One goroutine reads and one writes at a time.
 type stream struct {
 	nc  net.Conn        // as accepted or dialled, never wrapped: the kernel can splice it
-	raw syscall.RawConn // nil: nc is no socket, so waiting needs a buffer
+	raw syscall.RawConn // nil: nc runs on no socket, so waiting needs a buffer
 	low syscall.RawConn // the socket that carries nc, under TLS too; nil: none
 	tls *tlsSocket      // what nc runs on if it is TLS; nil if that is not ours
 
@@ -67,6 +67,9 @@ func newStream(nc net.Conn) *stream {
 func newTLSStream(nc net.Conn, socket *tlsSocket) *stream {
 	s := newStream(nc)
 	s.tls, s.low = socket, rawConn(socket.Conn)
+	if _, ok := nc.(*tls.Conn); ok && s.low != nil {
+		s.raw, s.readable = s.low, s.readTLS
+	}
 	return s
 }
 
@@ -149,6 +152,20 @@ func (s *stream) readReady(fd uintptr) bool {
 	return true
 }
 
+// readTLS is readReady for TLS: of records that are not complete nothing is there yet.
+func (s *stream) readTLS(fd uintptr) bool {
+	s.takeIfNone()
+	s.tls.try, s.tls.fd = true, fd
+	n, err := s.nc.Read(s.buf[s.w:])
+	s.tls.try = false
+	s.w += n
+	if s.err = err; n > 0 {
+		s.err = nil // an error with bytes comes again without them
+	}
+	s.release()
+	return err != errNotYet || n > 0
+}
+
 // pending says whether a read of the idle stream would return at once: bytes nobody
 // asked for, a FIN or an error. It reads nothing. Without a socket it can't tell.
 func (s *stream) pending() bool {
@@ -168,6 +185,9 @@ func (s *stream) pending() bool {
 func (s *stream) pendingTLS() bool {
 	if s.tls.inRecord() {
 		return true
+	}
+	if s.raw != nil {
+		return s.raw.Control(func(fd uintptr) { s.readTLS(fd) }) != nil || s.err != errNotYet
 	}
 	s.interrupt() // whole records are returned all the same
 	defer s.resume()

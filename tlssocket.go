@@ -17,6 +17,8 @@ type tlsSocket struct {
 	held   bool    // it is not known yet whether TLS is to be spoken, see accept
 	at     int     // how much of before was read while held
 	gone   error   // what broke the connection while held
+	try    bool    // reads do not wait, and are from fd
+	fd     uintptr
 
 	ended  bool
 	header []byte // of the record that is being read, as far as it came
@@ -45,6 +47,8 @@ func (s *tlsSocket) Read(p []byte) (n int, err error) {
 		n, err = s.readAhead(p)
 	case s.before != nil && len(s.before.buffered()) > 0:
 		n, err = s.before.Read(p)
+	case s.try:
+		n, err = s.readNow(p)
 	default:
 		s.before = nil
 		n, err = s.Conn.Read(p)
@@ -53,6 +57,32 @@ func (s *tlsSocket) Read(p []byte) (n int, err error) {
 	s.follow(p[:n])
 	return n, err
 }
+
+// readNow reads what is there. crypto/tls can go on after errNotYet.
+func (s *tlsSocket) readNow(p []byte) (int, error) {
+	n, err := readSocket(s.fd, p)
+	switch {
+	case err == errWouldBlock:
+		return 0, errNotYet
+	case n == 0 && err == nil:
+		return 0, io.EOF
+	}
+	return max(n, 0), err
+}
+
+// errNotYet is a net.Error.
+var errNotYet = &net.OpError{Op: "read", Err: notYet{}}
+
+type notYet struct{}
+
+// Error implements error.
+func (notYet) Error() string { return "nothing there yet" }
+
+// Timeout makes errNotYet one that does not last.
+func (notYet) Timeout() bool { return true }
+
+// Temporary does so for crypto/tls.
+func (notYet) Temporary() bool { return true }
 
 // maxHello is how much of a ClientHello is read. Those of today take 2 KiB.
 const maxHello = 64 << 10
