@@ -9,8 +9,9 @@ import (
 )
 
 const (
-	// choiceLife is how long what an origin chose is believed.
+	// choiceLife is how long what an origin chose is believed, missLife that it chose nothing.
 	choiceLife = 10 * time.Minute
+	missLife   = 10 * time.Second
 	maxChoices = 4096
 )
 
@@ -24,8 +25,25 @@ type choice struct {
 // choices remembers them, so that later clients can be answered before, or without, another
 // handshake with the origin.
 type choices struct {
-	mu    sync.Mutex
-	byKey map[originKey]choice
+	mu     sync.Mutex
+	byKey  map[originKey]choice
+	misses map[originKey]time.Time
+}
+
+// miss notes that a server did not answer in time, missed says whether that was so lately.
+func (cs *choices) miss(key originKey) {
+	cs.mu.Lock()
+	defer cs.mu.Unlock()
+	if cs.misses == nil || len(cs.misses) >= maxChoices {
+		cs.misses = map[originKey]time.Time{}
+	}
+	cs.misses[key.socket()] = time.Now().Add(missLife)
+}
+
+func (cs *choices) missed(key originKey) bool {
+	cs.mu.Lock()
+	defer cs.mu.Unlock()
+	return time.Now().Before(cs.misses[key.socket()])
 }
 
 func (cs *choices) get(key originKey) (c choice, ok bool) {

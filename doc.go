@@ -18,13 +18,20 @@ Data flows down this list. Each step is a file, or a few.
 	sniff     sniff.go      the first bytes of either side, where the protocol is not known
 	                        (early.go: an origin that is dialled meanwhile)
 	decide    hook.go       what embedders plug in; flow.go: what they are told
+	tls       intercept.go  the client's TLS is opened with the ClientHello in hand; then sniff
+	                        again. clienttls.go: what all of these share, ca.go and leaf.go: the
+	                        certificates (leafcache.go, cadir.go), choice.go: what origins
+	                        negotiated before, distrust.go: clients that refuse our certificate
 	exchange  http1.go      one HTTP/1 request and its response: target.go finds its route.go,
 	                        answer.go ends it, connect.go has CONNECT, 101 and TRACE
+	          http2.go      an HTTP/2 connection, by net/http; http2exchange.go: one stream of it,
+	                        with http2target.go and http2forward.go
 	trip      trip.go       a request on its way to an origin and the response back, over one of
 	                        the origins.go of a client (watch.go: is the client still there?)
 	origin    dial.go       connecting; pool.go: idle connections; guard.go: connections to oneself;
-	                        tls.go: TLS to an origin, and a client's ClientHello;
-	                        sockopt_linux.go: socket options
+	                        tls.go: TLS to an origin (keylength.go: its certificate's keys);
+	                        http2origin.go: HTTP/2 connections; sockopt_linux.go: socket options;
+	                        pages.go: no origin, but an http.Handler
 	relay     relay.go      bytes both ways, unread
 
 The exchange has two ways. Without an [HTTPHook] the head is rewritten where it was read
@@ -36,7 +43,21 @@ and by the same rewrite.go.
 Below are the parsers, which know nothing of the rest: requestline.go, header.go, framing.go
 (which decides where a message ends), body.go (content, decoded) and send.go (content,
 encoded; content.go if a hook made it); and stream.go, a connection with a buffer that exists
-only while it holds bytes (tlssocket.go: what TLS runs on).
+only while it holds bytes (tlssocket.go: what TLS runs on, and where a ClientHello can be read
+without consuming it).
+
+# TLS
+
+With a [CA], a client's TLS is opened unless a [ConnHook] answers [Tunnel]. While the client
+is being read the origin is dialled; its handshake has the server name and the protocols (ALPN)
+of the client's ClientHello, and the client is given the protocol that the origin chose. The
+origin's certificate is verified. A failure, like that of a dial, is an answer 502 inside TLS,
+and hooks that answer by themselves never notice. What is tunnelled reaches the origin byte
+for byte, ClientHello included.
+
+HTTP/2 is read and written by net/http, on both legs. Streams of a client become exchanges that
+hooks see like those of HTTP/1, and leave by HTTP/2 or HTTP/1, as the origin chose. Of the field
+order and spelling HTTP/2 has no need; [Flow.RequestFields] is nil there.
 
 # What is changed on the way
 

@@ -157,16 +157,22 @@ func (e *earlyDial) stopListening() {
 	}
 }
 
-// wait waits for the origin, but not longer than d.
-func (e *earlyDial) wait(d time.Duration) (o *origin, err error, ok bool) {
-	timer := time.NewTimer(d)
+// wait waits for the origin to be connected, and from then on for the rest, but not for
+// longer than that is worth. It returns nil if the origin is not there, or not yet.
+func (e *earlyDial) wait(connected, rest time.Duration) *origin {
+	timer := time.NewTimer(connected)
 	defer timer.Stop()
-	select {
-	case <-e.done:
-		o, err = e.get()
-		return o, err, true
-	case <-timer.C:
-		return nil, nil, false
+	for again := false; ; again = true {
+		select {
+		case <-e.done:
+			o, _ := e.get()
+			return o
+		case <-timer.C:
+			if o, _ := e.get(); o == nil || again {
+				return nil
+			}
+			timer.Reset(rest)
+		}
 	}
 }
 

@@ -41,7 +41,8 @@ type Flow struct {
 	// spelling in which they are sent; a name that the Header lacks is skipped, a field
 	// that is not listed comes last. They start as received and a hook may change them.
 	// ResponseFields are the same for the response, known once next.RoundTrip returned.
-	// Both are nil if there is neither an HTTPHook nor a Transport.
+	// Both are nil if there is neither an HTTPHook nor a Transport, and the one of a message
+	// that came by HTTP/2, which keeps neither.
 	RequestFields, ResponseFields []string
 
 	// Err is what went wrong; nil if the exchange or tunnel ended as it should.

@@ -17,15 +17,16 @@ type ConnHook interface {
 	// HookConn is asked once for every destination that a client connection names,
 	// by its [Mode], by CONNECT or by the authority of a request target, before
 	// anything is dialled. If all answer Default and the protocol is not known yet, it is
-	// asked again when it is, see [Conn.Protocol]; not for a CONNECT, which is tunnelled
-	// then. It is not asked about destinations that an HTTPHook names; [CheckedDial]
+	// asked again when it is, see [Conn.Protocol], of TLS with the ClientHello in hand; not for
+	// a CONNECT if there is no certificate to open TLS with: it is tunnelled then. What is
+	// inside TLS is no new destination, whatever it names. It is not asked about destinations that an HTTPHook names; [CheckedDial]
 	// is. It may change c.Destination, but not its Protocol. Of several hooks the first that
 	// answers anything but Default decides. An error is Reject with a reason, which goes to
 	// [Flow.Err] and not to the client.
 	//
 	// The Flow in ctx, see [FlowFromContext], is the exchange or tunnel that named the
 	// destination. On a connection with a destination of its own that turns out to speak
-	// HTTP/1 it is that of no exchange, and no [DoneHook] gets it; each request has its own.
+	// HTTP it is that of no exchange, and no [DoneHook] gets it; each request has its own.
 	HookConn(ctx context.Context, c *Conn) (Action, error)
 }
 
@@ -33,17 +34,17 @@ type ConnHook interface {
 type Action uint8
 
 const (
-	// Default leaves the decision to the next hook and in the end to the proxy:
-	// plain HTTP is read, a CONNECT is tunnelled.
+	// Default leaves the decision to the next hook and in the end to the proxy: HTTP is
+	// read, TLS is opened if there is a [Proxy.CA], and without one a CONNECT is tunnelled.
 	Default Action = iota
 	// Intercept reads what is inside a tunnel, if it is a protocol that the proxy
-	// speaks; anything else is relayed.
+	// speaks; anything else is relayed. TLS is opened if there is a certificate for it.
 	Intercept
 	// Tunnel relays without looking. A request that came in the clear is forwarded
 	// past all HTTPHooks.
 	Tunnel
-	// Reject refuses in the client's protocol: 403 (Forbidden) in HTTP, reply 2 in SOCKS5,
-	// a reset where nothing can be said.
+	// Reject refuses in the client's protocol: 403 (Forbidden) in HTTP, also inside TLS that
+	// can be opened, reply 2 in SOCKS5, a reset where nothing can be said.
 	Reject
 )
 

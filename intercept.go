@@ -12,9 +12,12 @@ import (
 	"time"
 )
 
-// originWait is how long a client's handshake waits for the origin's, to give the client
-// what the origin chose. Whoever answers in the origin's place can do without.
-const originWait = 2 * time.Second
+// A client's handshake waits for the origin's, to give the client what the origin chose, but
+// not for long: whoever answers in the origin's place can do without.
+const (
+	connectWait = 300 * time.Millisecond // until it is connected
+	originWait  = 2 * time.Second
+)
 
 // errNotOpened ends a handshake with a client whose TLS is not for the proxy.
 var errNotOpened = errors.New("not opened")
@@ -145,10 +148,14 @@ func (op *opening) negotiate(offered []string) string {
 	if !op.early.begun() {
 		op.early.begin(nil, nil)
 	}
+	if c.p.choices.missed(r.key) {
+		return choice{}.answer(offered, false)
+	}
 	c.watch.arm()
-	o, err, inTime := op.early.wait(originWait)
+	o := op.early.wait(connectWait, originWait)
 	c.watch.disarm()
-	if err != nil || !inTime || o.state == nil {
+	if o == nil || o.state == nil {
+		c.p.choices.miss(r.key)
 		return choice{}.answer(offered, false)
 	}
 	op.mirror = c.p.choices.put(r.key, o)

@@ -38,7 +38,7 @@ type Destination struct {
 	OriginTLS *tls.Config
 	// Host, if not empty, becomes the Host field of HTTP requests, and the name that
 	// the origin's certificate must have. Empty: requests keep the client's Host, and the
-	// certificate must have that of Addr.
+	// certificate must have the name that the client's TLS asked for, or else that of Addr.
 	Host string
 	// Protocol [HTTP1] serves HTTP/1 without looking first. With any other value the protocol
 	// is found out by the first bytes.
@@ -126,9 +126,9 @@ type Protocol uint8
 const (
 	// Unknown is not found out yet.
 	Unknown Protocol = iota
-	// HTTP1 is HTTP/1.0 or HTTP/1.1 in the clear.
+	// HTTP1 is HTTP/1.0 or HTTP/1.1.
 	HTTP1
-	// HTTP2 is HTTP/2 in the clear, begun by its preface.
+	// HTTP2 is HTTP/2, begun by its preface.
 	HTTP2
 	// TLS is a ClientHello.
 	TLS

@@ -1,11 +1,12 @@
-// Demo starts an origin server and a proxy in this process, drives the proxy as a client
-// would, and prints what the proxy saw, changed, answered itself, refused and tunnelled.
-// It needs no network and ends by itself.
+// Demo starts origin servers and a proxy in this process, drives the proxy as clients
+// would, and prints what the proxy saw, changed, answered itself, refused and tunnelled, in
+// the clear and inside TLS. It needs no network and ends by itself.
 package main
 
 import (
-	"bufio"
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
@@ -13,9 +14,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
-	"net/url"
 	"strings"
-	"time"
 
 	"example.com/mitm"
 )
@@ -23,24 +22,45 @@ import (
 func main() {
 	shop := httptest.NewServer(http.HandlerFunc(serveShop))
 	defer shop.Close()
+	secure := httptest.NewUnstartedServer(http.HandlerFunc(serveShop))
+	secure.EnableHTTP2 = true
+	secure.Config.ErrorLog = log.New(io.Discard, "", 0) // clients that leave in a handshake are part of the demo
+	secure.StartTLS() // with a certificate for *.example.com
+	defer secure.Close()
 	echo := listen()
 	defer echo.Close()
 	go serveEcho(echo)
 
-	l := listen()
-	flows := make(chan *mitm.Flow, 1)
+	ca, err := mitm.NewCA("demo CA")
+	if err != nil {
+		log.Fatal(err)
+	}
+	flows := make(chan *mitm.Flow, 16)
 	p := newProxy(flows, map[string]string{
-		"shop.example:80":  shop.Listener.Addr().String(),
-		"echo.example:7":   echo.Addr().String(),
-		"intra.example:80": shop.Listener.Addr().String(),
+		"shop.example.com:80":  shop.Listener.Addr().String(),
+		"shop.example.com:443": secure.Listener.Addr().String(),
+		"bank.example.com:443": secure.Listener.Addr().String(),
+		"forged.example:443":   secure.Listener.Addr().String(),
+		"intra.example:80":     shop.Listener.Addr().String(),
+		"echo.example:7":       echo.Addr().String(),
 	})
+	p.CA = ca                                                       // without it TLS would be tunnelled
+	p.OriginTLS = &tls.Config{RootCAs: trust(secure.Certificate())} // in place of the system's
+
+	l := listen()
 	go p.Serve(l)
 	fmt.Printf("proxy   listens on %v\n", l.Addr())
-	drive(l.Addr().String(), flows)
+	drive(l.Addr().String(), trust(ca.Certificate()), trust(secure.Certificate()), flows)
 	if err := p.Close(); err != nil {
 		log.Fatal(err)
 	}
 	fmt.Println("\nproxy   closed, nothing left behind")
+}
+
+func trust(cert *x509.Certificate) *x509.CertPool {
+	pool := x509.NewCertPool()
+	pool.AddCert(cert)
+	return pool
 }
 
 // newProxy returns the proxy of the demo, which sends what it did to flows. Names are
@@ -55,12 +75,7 @@ func newProxy(flows chan<- *mitm.Flow, hosts map[string]string) *mitm.Proxy {
 			return new(net.Dialer).DialContext(ctx, network, to)
 		},
 		Hooks: []mitm.Hook{
-			mitm.OnConn(func(_ context.Context, c *mitm.Conn) (mitm.Action, error) {
-				if strings.HasPrefix(c.Destination.Addr, "intra.") {
-					return mitm.Reject, errors.New("internal host")
-				}
-				return mitm.Default, nil
-			}),
+			mitm.OnConn(decide),
 			mitm.OnRequest(func(req *http.Request) (*http.Response, error) {
 				if req.URL.Path == "/weather" {
 					return &http.Response{StatusCode: 200, Body: io.NopCloser(strings.NewReader("always sunny\n"))}, nil
@@ -70,13 +85,30 @@ func newProxy(flows chan<- *mitm.Flow, hosts map[string]string) *mitm.Proxy {
 			}),
 			mitm.OnResponse(func(res *http.Response) error {
 				if res.Request.URL.Path == "/price" {
+					res.Body.Close()
 					res.Body = io.NopCloser(strings.NewReader("price: 1 (was 100)\n"))
 				}
 				return nil
 			}),
-			mitm.OnDone(func(f *mitm.Flow) { flows <- f }),
+			mitm.OnDone(func(f *mitm.Flow) {
+				if f.Method != http.MethodConnect || f.Tunnel || f.Err != nil { // a CONNECT that was opened has its exchanges inside
+					flows <- f
+				}
+			}),
 		},
 	}
+}
+
+// decide is the policy: by destination before anything is dialled, and by the name that a
+// TLS client asks for.
+func decide(_ context.Context, c *mitm.Conn) (mitm.Action, error) {
+	switch {
+	case strings.HasPrefix(c.Destination.Addr, "intra."):
+		return mitm.Reject, errors.New("internal host")
+	case c.ServerName == "bank.example.com":
+		return mitm.Tunnel, nil
+	}
+	return mitm.Default, nil
 }
 
 // printFlow is what an access log would do.
@@ -92,75 +124,6 @@ func printFlow(f *mitm.Flow) {
 	fmt.Println()
 }
 
-// drive is the client. After each step it prints what the proxy has to say about it.
-func drive(proxy string, flows <-chan *mitm.Flow) {
-	overHTTP, overSOCKS := through("http", proxy), through("socks5", proxy)
-	defer overHTTP.CloseIdleConnections()
-	defer overSOCKS.CloseIdleConnections()
-	for _, step := range []struct{ what, url string }{
-		{"a request passes, with a field that the proxy added", "http://shop.example/headers"},
-		{"a response is edited on its way", "http://shop.example/price"},
-		{"the proxy answers for a host that does not exist", "http://api.example/weather"},
-		{"a destination is refused before anything is dialled", "http://intra.example/secrets"},
-		{"events arrive one by one, as the origin sends them", "http://shop.example/events"},
-		{"a host that can't be reached is an honest 502", "http://gone.example/"},
-	} {
-		fmt.Printf("\n* %s\n", step.what)
-		get(overHTTP, step.url)
-		printFlow(<-flows)
-	}
-	fmt.Printf("\n* a SOCKS5 client on the same port is seen likewise\n")
-	get(overSOCKS, "http://shop.example/price")
-	printFlow(<-flows)
-	fmt.Printf("\n* CONNECT: bytes that are not HTTP pass untouched\n")
-	tunnel(proxy)
-	printFlow(<-flows)
-}
-
-// through returns a client that reaches everything by way of the proxy.
-func through(scheme, proxy string) *http.Client {
-	transport := &http.Transport{Proxy: http.ProxyURL(&url.URL{Scheme: scheme, Host: proxy})}
-	return &http.Client{Transport: transport, Timeout: 10 * time.Second}
-}
-
-func get(client *http.Client, url string) {
-	res, err := client.Get(url)
-	if err != nil {
-		log.Fatal(err)
-	}
-	defer res.Body.Close()
-	fmt.Printf("  client  %s\n", res.Status)
-	for lines := bufio.NewScanner(res.Body); lines.Scan(); {
-		if lines.Text() != "" {
-			fmt.Printf("  client  | %s\n", lines.Text())
-		}
-	}
-}
-
-// tunnel speaks with the echo server through a CONNECT. The end of what the client sends
-// reaches the server, which then ends too.
-func tunnel(proxy string) {
-	nc, err := net.Dial("tcp", proxy)
-	if err != nil {
-		log.Fatal(err)
-	}
-	defer nc.Close()
-	fmt.Fprint(nc, "CONNECT echo.example:7 HTTP/1.1\r\nHost: echo.example:7\r\n\r\n")
-	r := bufio.NewReader(nc)
-	res, err := http.ReadResponse(r, &http.Request{Method: http.MethodConnect})
-	if err != nil {
-		log.Fatal(err)
-	}
-	fmt.Printf("  client  %s\n", res.Status)
-	fmt.Fprintln(nc, "hello through the tunnel")
-	nc.(*net.TCPConn).CloseWrite()
-	all, err := io.ReadAll(r)
-	if err != nil {
-		log.Fatal(err)
-	}
-	fmt.Printf("  client  | %s\n", strings.TrimSpace(string(all)))
-}
-
 func serveShop(w http.ResponseWriter, req *http.Request) {
 	switch req.URL.Path {
 	case "/price":
@@ -172,7 +135,7 @@ func serveShop(w http.ResponseWriter, req *http.Request) {
 			w.(http.Flusher).Flush()
 		}
 	default:
-		fmt.Fprintf(w, "origin saw %s %s with X-Demo: %s\n", req.Method, req.URL, req.Header.Get("X-Demo"))
+		fmt.Fprintf(w, "origin saw %s %s in %s with X-Demo: %s\n", req.Method, req.URL, req.Proto, req.Header.Get("X-Demo"))
 	}
 }
 
