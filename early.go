@@ -103,11 +103,18 @@ func (e *earlyDial) listen(client *stream) {
 	if o != nil {
 		cut = o.s.fill(bufferSize)
 	}
+	if o != nil && cut == nil && isSettings(o.s.buffered()) {
+		o.s.readWithin(prefixWait) // it does not wait for the client, who is to speak all the same
+		cut = o.s.fill(bufferSize)
+	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.listening = false
-	if isTimeout(cut) { // stopListening
+	if isTimeout(cut) && e.quiet { // stopListening
 		return
+	}
+	if isTimeout(cut) {
+		cut = nil
 	}
 	e.answered = o != nil
 	if cut != io.EOF { // an end is met again by who reads next, an error is not
@@ -116,6 +123,17 @@ func (e *earlyDial) listen(client *stream) {
 	if !e.quiet && (o != nil || !e.spoken) {
 		client.interrupt()
 	}
+}
+
+// isSettings says whether b begins with a SETTINGS frame, as what a server says in HTTP/2 does
+// (RFC 9113, sections 3.4 and 4.1).
+func isSettings(b []byte) bool {
+	const header, settings, setting = 9, 4, 6
+	if len(b) < header || b[3] != settings || b[4] != 0 {
+		return false
+	}
+	size := int(b[0])<<16 | int(b[1])<<8 | int(b[2])
+	return size%setting == 0 && b[5]|b[6]|b[7]|b[8] == 0
 }
 
 // clientSpeaks is told that the client has begun with a ClientHello. If that is of use

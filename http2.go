@@ -33,16 +33,18 @@ func (c *client) serveHTTP2() {
 	protocols := new(http.Protocols)
 	protocols.SetUnencryptedHTTP2(true) // TLS is done already
 	h.server = &http.Server{
-		Handler:           h,
-		Protocols:         protocols,
-		MaxHeaderBytes:    limits.head.bytes,
-		IdleTimeout:       max(limits.idleTime, 0),
-		ReadHeaderTimeout: max(limits.headTime, 0),
-		BaseContext:       func(net.Listener) context.Context { return c.ctx },
-		ConnState:         h.connState,
-		ErrorLog:          log.New(io.Discard, "", 0), // what clients do wrong
+		Handler:                      h,
+		DisableGeneralOptionsHandler: true,
+		Protocols:                    protocols,
+		MaxHeaderBytes:               2 * limits.head.bytes, // beyond that the connection ends, see readFields
+		IdleTimeout:                  max(limits.idleTime, 0),
+		ReadHeaderTimeout:            max(limits.headTime, 0),
+		BaseContext:                  func(net.Listener) context.Context { return c.ctx },
+		ConnState:                    h.connState,
+		ErrorLog:                     log.New(io.Discard, "", 0), // what clients do wrong
 		HTTP2: &http.HTTP2Config{
 			MaxConcurrentStreams:          maxStreams,
+			MaxReadFrameSize:              maxFrame,
 			MaxReceiveBufferPerStream:     streamWindow,
 			MaxReceiveBufferPerConnection: connWindow,
 			WriteByteTimeout:              max(limits.contentTime, 0),

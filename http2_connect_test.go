@@ -7,7 +7,9 @@ import (
 	"net"
 	"net/http"
 	"strings"
+	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"example.com/mitm"
@@ -244,6 +246,29 @@ func (p *h2peer) join(s *h2stream, nc net.Conn) {
 		nc.Write(s.body.Next(s.body.Len()))
 	}
 	nc.Close()
+}
+
+// An HTTP/2 server may send its SETTINGS before it has heard of the client (RFC 9113, section
+// 3.4). That is no reason to relay without looking.
+func TestHTTP2_ServerFirst(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var seen atomic.Int32
+		p := newInterception(t, &mitm.Proxy{Hooks: []mitm.Hook{mitm.OnRequest(func(*http.Request) (*http.Response, error) {
+			seen.Add(1)
+			return nil, nil
+		})}}, nil).proxy
+		nc := inMemory(t, p, func(c *peer) {
+			c.Conn.Write([]byte{0, 0, 6, frameSettings, 0, 0, 0, 0, 0, 0, settingMaxStreams, 0, 0, 0, 100})
+			newH2Peer(t, c.Conn, false).serveAll(make(chan gotRequest, 8))
+		})
+		tunnel(nc, "h2c.test:80")
+		synctest.Wait()
+		c := newH2Peer(t, nc.Conn, true)
+		c.want(c.get(":scheme", "http", ":authority", "h2c.test:80"), "200")
+		if seen.Load() != 1 {
+			t.Errorf("the hook saw %d requests", seen.Load())
+		}
+	})
 }
 
 // A secure web proxy for HTTP/1 is one more connection to it.

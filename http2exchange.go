@@ -102,6 +102,9 @@ func (x *http2Exchange) read() (err error) {
 	case req.RequestURI == "*":
 		line = req.Method + " * HTTP/1.1"
 	}
+	if len(req.RequestURI) > x.client.p.limits.requestLine {
+		return errLineTooLong
+	}
 	if x.line, err = parseRequestLine([]byte(line)); err != nil {
 		return err
 	}
@@ -128,13 +131,13 @@ func (x *http2Exchange) scheme() string {
 
 // readFields checks what net/http does not, and finds what is for the proxy.
 func (x *http2Exchange) readFields() error {
-	c, n := &x.control, 0
+	c, limit := &x.control, x.client.p.limits.head
 	c.maxForwards = -1
+	n, size := 0, len(x.req.RequestURI)
 	for name, values := range x.req.Header {
-		if n += len(values); n > x.client.p.limits.head.fields {
-			return errTooManyFields
-		}
+		n += len(values)
 		for _, v := range values {
+			size += len(name) + len(v)
 			if !isToken(name) || !validValue(v) {
 				return errHookField
 			}
@@ -142,6 +145,12 @@ func (x *http2Exchange) readFields() error {
 				return errOuterSpace
 			}
 		}
+	}
+	switch {
+	case n > limit.fields:
+		return errTooManyFields
+	case size > limit.bytes:
+		return errHeadTooLarge
 	}
 	c.trailers = len(x.req.Header["Te"]) > 0
 	if values := x.req.Header["Max-Forwards"]; len(values) > 0 && countsForwards(x.req.Method) {

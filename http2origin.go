@@ -16,6 +16,8 @@ const (
 	streamWindow = 256 << 10
 	// maxStreams is how many streams a client may have open at once.
 	maxStreams = 250
+	// maxFrame is the smallest allowed: larger ones would let streams wait for each other.
+	maxFrame = 16 << 10
 	// connWindow is so large that streams that stand still never block others.
 	connWindow = maxStreams * streamWindow
 )
@@ -55,6 +57,7 @@ func (hs *http2Origins) start(l *limits) {
 		ResponseHeaderTimeout:  max(l.responseTime, 0),
 		MaxResponseHeaderBytes: int64(l.head.bytes),
 		HTTP2: &http.HTTP2Config{
+			MaxReadFrameSize:              maxFrame,
 			MaxReceiveBufferPerStream:     streamWindow,
 			MaxReceiveBufferPerConnection: connWindow,
 			WriteByteTimeout:              max(l.contentTime, 0),

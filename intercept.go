@@ -33,7 +33,7 @@ type opening struct {
 	socket *tlsSocket
 	heard  bool // the ClientHello was understood
 	own    *tls.Certificate
-	err    error // of the embedder's certificates
+	err    error // why it comes to nothing
 	mirror choice
 }
 
@@ -79,6 +79,9 @@ func (op *opening) configFor(hello *tls.ClientHelloInfo) (*tls.Config, error) {
 	op.early.stopListening()
 	c.s.resume()
 	if err := op.decide(hello); err != nil {
+		if err != errNotOpened { // the client is told by an alert
+			op.socket.accept()
+		}
 		return nil, err
 	}
 	protocol := op.negotiate(offer(hello.SupportedProtos))
@@ -116,8 +119,9 @@ func (op *opening) decide(hello *tls.ClientHelloInfo) error {
 		op.route.action = Tunnel
 	}
 	if op.route.action != Tunnel {
-		if op.own, op.err = c.ownCertificate(hello); op.own != nil || op.err != nil || c.p.CA != nil {
-			return op.err
+		var err error
+		if op.own, err = c.ownCertificate(hello); op.own != nil || err != nil || c.p.CA != nil {
+			return err
 		}
 	}
 	d.TLS = plain

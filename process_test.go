@@ -19,6 +19,12 @@ import (
 // that what it needs can be told from what the tests need.
 const processVariable = "MITM_TEST_PROXY_PROCESS"
 
+// processProxies are what such processes run, by the value of the variable.
+var processProxies = map[string]func() *mitm.Proxy{
+	"plain":      func() *mitm.Proxy { return &mitm.Proxy{} },
+	"tunnelling": tunnellingProxy,
+}
+
 func init() {
 	if os.Getenv(processVariable) != "" {
 		runProxyProcess()
@@ -39,7 +45,7 @@ func runProxyProcess() {
 	if err != nil {
 		panic(err)
 	}
-	p := &mitm.Proxy{}
+	p := processProxies[os.Getenv(processVariable)]()
 	go p.Serve(l)
 	fmt.Println(l.Addr())
 	for in := bufio.NewScanner(os.Stdin); in.Scan(); {
@@ -80,9 +86,14 @@ type proxyProcess struct {
 
 func startProcess(t testing.TB) *proxyProcess {
 	t.Helper()
+	return startProcessOf(t, "plain")
+}
+
+func startProcessOf(t testing.TB, kind string) *proxyProcess {
+	t.Helper()
 	skipUnless(t, procNumber("/proc/self/io", "rchar:") > 0, "needs /proc/self/io")
 	cmd := exec.Command(os.Args[0])
-	cmd.Env = append(os.Environ(), processVariable+"=1")
+	cmd.Env = append(os.Environ(), processVariable+"="+kind)
 	cmd.Stderr = os.Stderr
 	in, err1 := cmd.StdinPipe()
 	out, err2 := cmd.StdoutPipe()

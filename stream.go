@@ -154,16 +154,25 @@ func (s *stream) readReady(fd uintptr) bool {
 
 // readTLS is readReady for TLS: of records that are not complete nothing is there yet.
 func (s *stream) readTLS(fd uintptr) bool {
-	s.takeIfNone()
-	s.tls.try, s.tls.fd = true, fd
-	n, err := s.nc.Read(s.buf[s.w:])
-	s.tls.try = false
-	s.w += n
-	if s.err = err; n > 0 {
-		s.err = nil // an error with bytes comes again without them
+	for {
+		if s.err = errNotYet; s.tls.dry() && !s.tls.fetch(fd) {
+			return false
+		}
+		s.takeIfNone()
+		room := len(s.buf) - s.w
+		s.tls.tries = true
+		n, err := s.nc.Read(s.buf[s.w:])
+		s.tls.tries = false
+		s.tls.answered(n, room, err)
+		s.w += n
+		if s.err = err; n > 0 {
+			s.err = nil // an error with bytes comes again without them
+		}
+		s.release()
+		if s.err != errNotYet {
+			return true
+		}
 	}
-	s.release()
-	return err != errNotYet || n > 0
 }
 
 // pending says whether a read of the idle stream would return at once: bytes nobody
@@ -185,6 +194,9 @@ func (s *stream) pending() bool {
 func (s *stream) pendingTLS() bool {
 	if s.tls.inRecord() {
 		return true
+	}
+	if s.raw != nil && s.tls.dry() {
+		return false
 	}
 	if s.raw != nil {
 		return s.raw.Control(func(fd uintptr) { s.readTLS(fd) }) != nil || s.err != errNotYet

@@ -1,6 +1,7 @@
 package mitm
 
 import (
+	"cmp"
 	"crypto/tls"
 	"io"
 	"net"
@@ -17,8 +18,14 @@ type tlsSocket struct {
 	held   bool    // it is not known yet whether TLS is to be spoken, see accept
 	at     int     // how much of before was read while held
 	gone   error   // what broke the connection while held
-	try    bool    // reads do not wait, and are from fd
-	fd     uintptr
+
+	tries   bool   // reads return what was fetched, and do not wait for more
+	buf     []byte // pooled; nil while nothing is fetched
+	fetched []byte // of buf, what was not read
+	failure error  // what came instead
+
+	records, reads int  // see dry
+	asked          bool // crypto/tls wanted more than there was
 
 	ended  bool
 	header []byte // of the record that is being read, as far as it came
@@ -42,13 +49,14 @@ func (s *tlsSocket) accept() {
 
 // Read implements net.Conn.
 func (s *tlsSocket) Read(p []byte) (n int, err error) {
+	s.records, s.reads = 0, 0 // crypto/tls asks for more when it has used all
 	switch {
 	case s.held:
 		n, err = s.readAhead(p)
 	case s.before != nil && len(s.before.buffered()) > 0:
 		n, err = s.before.Read(p)
-	case s.try:
-		n, err = s.readNow(p)
+	case s.tries:
+		n, err = s.readFetched(p)
 	default:
 		s.before = nil
 		n, err = s.Conn.Read(p)
@@ -58,16 +66,59 @@ func (s *tlsSocket) Read(p []byte) (n int, err error) {
 	return n, err
 }
 
-// readNow reads what is there. crypto/tls can go on after errNotYet.
-func (s *tlsSocket) readNow(p []byte) (int, error) {
-	n, err := readSocket(s.fd, p)
-	switch {
-	case err == errWouldBlock:
-		return 0, errNotYet
-	case n == 0 && err == nil:
-		return 0, io.EOF
+// fetch reads what is there; false if that is nothing.
+func (s *tlsSocket) fetch(fd uintptr) bool {
+	if s.failure != nil {
+		return true
 	}
-	return max(n, 0), err
+	s.buf = takeBuffer()
+	n, err := readSocket(fd, s.buf)
+	if n > 0 {
+		s.fetched, s.asked = s.buf[:n], false
+		return true
+	}
+	s.giveBack()
+	if err == errWouldBlock {
+		return false
+	}
+	s.failure, s.asked = cmp.Or(err, io.EOF), false
+	return true
+}
+
+func (s *tlsSocket) giveBack() {
+	giveBuffer(s.buf)
+	s.buf, s.fetched = nil, nil
+}
+
+// readFetched returns errNotYet after what was fetched; crypto/tls can go on after that.
+func (s *tlsSocket) readFetched(p []byte) (int, error) {
+	if len(s.fetched) == 0 {
+		return 0, cmp.Or(s.failure, error(errNotYet))
+	}
+	n := copy(p, s.fetched)
+	if s.fetched = s.fetched[n:]; len(s.fetched) == 0 {
+		s.giveBack()
+	}
+	return n, nil
+}
+
+// dry says whether crypto/tls has nothing that it could return before more is fetched, so that
+// it need not be asked, which costs memory. Each read that it answers takes one record at
+// least, and it asks for more only when all of them are used up.
+func (s *tlsSocket) dry() bool {
+	if s.asked {
+		return true
+	}
+	waiting := s.before != nil && len(s.before.buffered()) > 0
+	return s.reads >= s.records && len(s.fetched) == 0 && !waiting && !s.inRecord()
+}
+
+// answered notes a read by way of crypto/tls that returned n of at most room bytes.
+func (s *tlsSocket) answered(n, room int, err error) {
+	s.asked = err == errNotYet
+	if s.reads++; n == room { // there may be more of the record
+		s.reads = -1
+	}
 }
 
 // errNotYet is a net.Error.
@@ -120,13 +171,17 @@ func (s *tlsSocket) follow(b []byte) {
 			if s.alert != nil {
 				s.alert = append(s.alert, b[:n]...)
 			}
-			s.left, b = s.left-n, b[n:]
+			if s.left, b = s.left-n, b[n:]; s.left == 0 {
+				s.records++
+			}
 			continue
 		}
 		n := min(headerSize-len(s.header), len(b))
 		s.header, b = append(s.header, b[:n]...), b[n:]
 		if len(s.header) == headerSize {
-			s.left = int(s.header[3])<<8 | int(s.header[4])
+			if s.left = int(s.header[3])<<8 | int(s.header[4]); s.left == 0 {
+				s.records++
+			}
 			s.alert = nil
 			if s.header[0] == recordAlert && s.left == alertSize {
 				s.alert = make([]byte, 0, alertSize)

@@ -25,7 +25,7 @@ func main() {
 	secure := httptest.NewUnstartedServer(http.HandlerFunc(serveShop))
 	secure.EnableHTTP2 = true
 	secure.Config.ErrorLog = log.New(io.Discard, "", 0) // clients that leave in a handshake are part of the demo
-	secure.StartTLS() // with a certificate for *.example.com
+	secure.StartTLS()                                   // with a certificate for *.example.com
 	defer secure.Close()
 	echo := listen()
 	defer echo.Close()

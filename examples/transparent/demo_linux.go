@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log"
 	"net"
 	"net/http"
 	"os"
@@ -74,6 +75,11 @@ func child(role string, namespaces uintptr) *exec.Cmd {
 // runs the proxy while the client does its round.
 func runRouter() error {
 	server, client := child("server", syscall.CLONE_NEWNET), child("hold", syscall.CLONE_NEWNET)
+	pair, err := serverCertificate()
+	if err != nil {
+		return err
+	}
+	server.Env = append(server.Env, pemVariable+"="+pair)
 	for _, cmd := range []*exec.Cmd{server, client} {
 		keepOpen, err := cmd.StdinPipe()
 		if err != nil {
@@ -89,15 +95,22 @@ func runRouter() error {
 	if err := buildNetwork(client.Process.Pid, server.Process.Pid); err != nil {
 		return err
 	}
+	if err := awaitServer(); err != nil {
+		return err
+	}
 	l, err := mitm.Transparent{}.Listen(":8080")
 	if err != nil {
 		return err
 	}
 	p := &mitm.Proxy{Mode: mitm.Transparent{}, Hooks: []mitm.Hook{mitm.OnConn(printConn), mitm.OnDone(printFlow)}}
+	trusted, err := openTLS(p, pair)
+	if err != nil {
+		return err
+	}
 	defer p.Close()
 	go p.Serve(l)
 	round := inNamespace(client.Process.Pid, "/proc/self/exe", "-demo")
-	round.Env = append(os.Environ(), roleVariable+"=client")
+	round.Env = append(os.Environ(), roleVariable+"=client", pemVariable+"="+trusted)
 	return round.Run()
 }
 
@@ -161,37 +174,62 @@ func inNamespace(pid int, command ...string) *exec.Cmd {
 	return cmd
 }
 
-// runServer serves HTTP, and a protocol in which the server speaks first.
+// runServer serves HTTP, with TLS and without, and a protocol in which the server speaks first.
 func runServer() error {
-	greeter, err := net.Listen("tcp", ":25")
+	plain, err := net.Listen("tcp", ":80")
 	if err != nil {
 		return err
 	}
-	go func() {
-		for {
-			nc, err := greeter.Accept()
-			if err != nil {
-				return
-			}
-			fmt.Fprintf(nc, "220 %v greets whoever comes\r\n", nc.LocalAddr())
-			nc.Close()
+	secure, err := net.Listen("tcp", ":443")
+	if err != nil {
+		return err
+	}
+	greeter, err := net.Listen("tcp", ":25") // the last one: see awaitServer
+	if err != nil {
+		return err
+	}
+	go func() { log.Fatal(http.Serve(plain, http.HandlerFunc(servePage))) }()
+	go func() { log.Fatal(serveTLS(secure, http.HandlerFunc(servePage))) }()
+	for {
+		nc, err := greeter.Accept()
+		if err != nil {
+			return err
 		}
-	}()
-	return http.ListenAndServe(":80", http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
-		at := req.Context().Value(http.LocalAddrContextKey)
-		fmt.Fprintf(w, "%s %s, called %s, arrived at %v\n", req.Method, req.URL, req.Host, at)
-	}))
+		fmt.Fprintf(nc, "220 %v greets whoever comes\r\n", nc.LocalAddr())
+		nc.Close()
+	}
+}
+
+// awaitServer waits until everything listens.
+func awaitServer() (err error) {
+	for end := time.Now().Add(10 * time.Second); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
+		var nc net.Conn
+		if nc, err = net.DialTimeout("tcp", net.JoinHostPort(server4, "25"), time.Second); err == nil {
+			return nc.Close()
+		}
+	}
+	return err
+}
+
+func servePage(w http.ResponseWriter, req *http.Request) {
+	at := req.Context().Value(http.LocalAddrContextKey)
+	fmt.Fprintf(w, "%s %s in %s, called %s, arrived at %v\n", req.Method, req.URL, req.Proto, req.Host, at)
 }
 
 // runClient knows nothing of a proxy.
 func runClient() error {
 	for _, server := range []string{server4, server6} {
-		at := net.JoinHostPort(server, "80")
-		if err := fetch("http://"+at+"/page", ""); err != nil {
-			return err
-		}
-		if err := fetch("http://"+at+"/page", "forged.example"); err != nil {
-			return err
+		at, secure := net.JoinHostPort(server, "80"), net.JoinHostPort(server, "443")
+		for _, visit := range []struct{ url, host, at string }{
+			{"http://" + at + "/page", "", at},
+			{"http://" + at + "/page", "forged.example", at},
+			{"https://" + serverName + "/page", "", secure},
+			{"https://" + strings.TrimSuffix(secure, ":443") + "/page", "", secure}, // no name in TLS
+			{"https://" + serverName + "/page", "forged.example", secure},
+		} {
+			if err := fetch(visit.url, visit.host, visit.at); err != nil {
+				return err
+			}
 		}
 		if err := greeting(net.JoinHostPort(server, "25")); err != nil {
 			return err
@@ -200,19 +238,23 @@ func runClient() error {
 	return nil
 }
 
-// fetch gets a page under a Host field that may lie.
-func fetch(url, host string) error {
+// fetch gets a page from the server at an address, under a Host field that may lie.
+func fetch(url, host, at string) error {
 	req, err := http.NewRequest("GET", url, nil)
 	if err != nil {
 		return err
 	}
 	req.Host = host
-	client := http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
+	client := http.Client{Timeout: 10 * time.Second, Transport: transportTo(at)}
 	res, err := client.Do(req)
 	if err != nil {
 		return err
 	}
+	defer client.CloseIdleConnections()
 	defer res.Body.Close()
+	if res.TLS != nil {
+		printCertificate(res.TLS.PeerCertificates[0])
+	}
 	body, err := io.ReadAll(res.Body)
 	fmt.Printf("client  %s: %s", res.Status, body)
 	return err

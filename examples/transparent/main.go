@@ -23,8 +23,9 @@ func main() {
 	flag.BoolVar(&mode.TPROXY, "tproxy", false, "for TPROXY rules instead of redirects")
 	flag.BoolVar(&mode.SpoofSource, "spoof", false, "connect to origins from the client's address")
 	flag.IntVar(&mode.Mark, "mark", 0, "firewall `mark` of the proxy's own connections")
+	cadir := flag.String("cadir", "", "`directory` of a CA to open TLS with, made if it is not there; empty: TLS is tunnelled")
 	flag.Parse()
-	run := func() error { return serve(mode, *addr) }
+	run := func() error { return serve(mode, *addr, *cadir) }
 	if *demo {
 		run = runDemo
 	}
@@ -34,12 +35,17 @@ func main() {
 }
 
 // serve runs the proxy until it is interrupted.
-func serve(mode mitm.Transparent, addr string) error {
+func serve(mode mitm.Transparent, addr, cadir string) (err error) {
+	p := &mitm.Proxy{Mode: mode, Hooks: []mitm.Hook{mitm.OnConn(printConn), mitm.OnDone(printFlow)}}
+	if cadir != "" {
+		if p.CA, err = mitm.OpenCA(cadir); err != nil {
+			return err
+		}
+	}
 	l, err := mode.Listen(addr)
 	if err != nil {
 		return err
 	}
-	p := &mitm.Proxy{Mode: mode, Hooks: []mitm.Hook{mitm.OnConn(printConn), mitm.OnDone(printFlow)}}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
 	context.AfterFunc(ctx, func() { p.Close() })
@@ -49,8 +55,11 @@ func serve(mode mitm.Transparent, addr string) error {
 
 // printConn is asked twice: when the destination is known, and when the protocol is.
 func printConn(_ context.Context, c *mitm.Conn) (mitm.Action, error) {
-	if c.Protocol == mitm.Unknown {
+	switch c.Protocol {
+	case mitm.Unknown:
 		fmt.Printf("proxy   %v wanted %s\n", c.RemoteAddr(), c.Destination.Addr)
+	case mitm.TLS:
+		fmt.Printf("proxy   %v asks in TLS for the name %q\n", c.RemoteAddr(), c.ServerName)
 	}
 	return mitm.Default, nil
 }
