@@ -7,6 +7,10 @@ import (
 	"time"
 )
 
+// prefixWait is how long a client that has begun something that could still become HTTP or
+// TLS may stop in the middle of it, or not begin where its server has.
+const prefixWait = 2 * time.Second
+
 // earlyDial is an origin connection that is opened while the client is being read, and
 // listened to until it is known who speaks first. What it has to wait for is done by
 // goroutines, one after the other.

@@ -9,9 +9,6 @@ import (
 )
 
 const (
-	// prefixWait is how long a client that has begun something that could still become
-	// HTTP or TLS may stop in the middle of it.
-	prefixWait = 2 * time.Second
 	// failedWait is how long a client whose destination can't be reached has to show
 	// that it speaks HTTP and can be told so.
 	failedWait = time.Second

@@ -63,16 +63,6 @@ func newStream(nc net.Conn) *stream {
 	return s
 }
 
-// newTLSStream returns a stream over TLS that runs on socket.
-func newTLSStream(nc net.Conn, socket *tlsSocket) *stream {
-	s := newStream(nc)
-	s.tls, s.low = socket, rawConn(socket.Conn)
-	if _, ok := nc.(*tls.Conn); ok && s.low != nil {
-		s.raw, s.readable = s.low, s.readTLS
-	}
-	return s
-}
-
 // rawConn returns the descriptor of a plain socket. Only the exact types count: a
 // type that embeds one may have a Read of its own, which must not be bypassed.
 func rawConn(nc net.Conn) syscall.RawConn {
@@ -152,29 +142,6 @@ func (s *stream) readReady(fd uintptr) bool {
 	return true
 }
 
-// readTLS is readReady for TLS: of records that are not complete nothing is there yet.
-func (s *stream) readTLS(fd uintptr) bool {
-	for {
-		if s.err = errNotYet; s.tls.dry() && !s.tls.fetch(fd) {
-			return false
-		}
-		s.takeIfNone()
-		room := len(s.buf) - s.w
-		s.tls.tries = true
-		n, err := s.nc.Read(s.buf[s.w:])
-		s.tls.tries = false
-		s.tls.answered(n, room, err)
-		s.w += n
-		if s.err = err; n > 0 {
-			s.err = nil // an error with bytes comes again without them
-		}
-		s.release()
-		if s.err != errNotYet {
-			return true
-		}
-	}
-}
-
 // pending says whether a read of the idle stream would return at once: bytes nobody
 // asked for, a FIN or an error. It reads nothing. Without a socket it can't tell.
 func (s *stream) pending() bool {
@@ -188,22 +155,6 @@ func (s *stream) pending() bool {
 		return true
 	}
 	return s.tls != nil && s.pendingTLS()
-}
-
-// pendingTLS looks for what was read from the socket already and not yet decrypted.
-func (s *stream) pendingTLS() bool {
-	if s.tls.inRecord() {
-		return true
-	}
-	if s.raw != nil && s.tls.dry() {
-		return false
-	}
-	if s.raw != nil {
-		return s.raw.Control(func(fd uintptr) { s.readTLS(fd) }) != nil || s.err != errNotYet
-	}
-	s.interrupt() // whole records are returned all the same
-	defer s.resume()
-	return !isTimeout(s.fill(bufferSize))
 }
 
 // broken says, after a failed splice, whether it was this side that failed: a socket

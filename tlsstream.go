@@ -1,0 +1,57 @@
+package mitm
+
+import (
+	"crypto/tls"
+	"net"
+)
+
+// This file is what a stream does differently where it runs on TLS.
+
+// newTLSStream returns a stream over TLS that runs on socket.
+func newTLSStream(nc net.Conn, socket *tlsSocket) *stream {
+	s := newStream(nc)
+	s.tls, s.low = socket, rawConn(socket.Conn)
+	if _, ok := nc.(*tls.Conn); ok && s.low != nil {
+		s.raw, s.readable = s.low, s.readTLS
+	}
+	return s
+}
+
+// readTLS is readReady for TLS: of records that are not complete nothing is there yet.
+func (s *stream) readTLS(fd uintptr) bool {
+	for {
+		if s.err = errNotYet; s.tls.dry() && !s.tls.fetch(fd) {
+			return false
+		}
+		s.takeIfNone()
+		room := len(s.buf) - s.w
+		s.tls.tries = true
+		n, err := s.nc.Read(s.buf[s.w:])
+		s.tls.tries = false
+		s.tls.answered(n, room, err)
+		s.w += n
+		if s.err = err; n > 0 {
+			s.err = nil // an error with bytes comes again without them
+		}
+		s.release()
+		if s.err != errNotYet {
+			return true
+		}
+	}
+}
+
+// pendingTLS looks for what was read from the socket already and not yet decrypted.
+func (s *stream) pendingTLS() bool {
+	if s.tls.inRecord() {
+		return true
+	}
+	if s.raw != nil && s.tls.dry() {
+		return false
+	}
+	if s.raw != nil {
+		return s.raw.Control(func(fd uintptr) { s.readTLS(fd) }) != nil || s.err != errNotYet
+	}
+	s.interrupt() // whole records are returned all the same
+	defer s.resume()
+	return !isTimeout(s.fill(bufferSize))
+}
