@@ -4,6 +4,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"net"
+	"slices"
 	"sync"
 	"time"
 )
@@ -21,17 +22,18 @@ var certificateAlerts = []tls.AlertError{
 
 // isCertificateAlert says whether err is one of them, sent by the peer. crypto/tls does not
 // export its type, but its text is that of a tls.AlertError.
-func isCertificateAlert(err error) bool {
+func isCertificateAlert(err error) bool { return isAlert(err, certificateAlerts...) }
+
+// isNoProtocol says whether the peer speaks none of the protocols that it was offered (RFC
+// 7301, section 3.2).
+func isNoProtocol(err error) bool { return isAlert(err, 120) }
+
+func isAlert(err error, alerts ...tls.AlertError) bool {
 	var op *net.OpError
 	if !errors.As(err, &op) || op.Op != "remote error" || op.Err == nil {
 		return false
 	}
-	for _, alert := range certificateAlerts {
-		if op.Err.Error() == alert.Error() {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(alerts, func(alert tls.AlertError) bool { return op.Err.Error() == alert.Error() })
 }
 
 // distrust is a client that does not accept the certificate of a name.

@@ -151,7 +151,7 @@ func (x *exchange) serve() {
 		x.connect()
 	case x.route == nil, x.control.maxForwards == 0 && countsForwards(x.method):
 		x.answerHere()
-	case c.p.sorted.http != nil && x.route.action != Tunnel, x.route.pages != nil:
+	case c.p.sorted.http != nil && x.route.action != Tunnel, x.route.pages != nil, x.route.key.mayHTTP2():
 		x.hooked()
 	default:
 		x.forward()

@@ -276,6 +276,9 @@ func (t *hookedTrip) forHTTP2(req *http.Request) (*http.Request, *http2Upload, e
 		out.URL.Opaque = target
 	}
 	w.setRequestHeader(out.Header)
+	if src != nil {
+		src.direct = nil // who reads it has to hold the lock of the client's content
+	}
 	body := &http2Upload{src: src, c: req.Body}
 	if out.ContentLength = f.contentLength(); src != nil {
 		out.Body = body
@@ -346,12 +349,39 @@ func (u *http2Upload) end() {
 func (h *hookedExchange) interimHTTP2(i http2Interim) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	x, ok := h.asker.(*http2Exchange)
-	switch {
-	case i.code == http.StatusSwitchingProtocols:
+	if i.code == http.StatusSwitchingProtocols {
 		return errUpgrade
-	case h.answered, !ok, i.code == http.StatusContinue:
+	}
+	if h.answered {
 		return nil
 	}
-	return x.pass(i)
+	switch x := h.asker.(type) {
+	case *http2Exchange:
+		if i.code != http.StatusContinue { // net/http says it when the content is read
+			return x.pass(i)
+		}
+	case *exchange:
+		if !h.continued || i.code != http.StatusContinue {
+			return x.interimHTTP2(i)
+		}
+	}
+	return nil
+}
+
+// interimHTTP2 passes a 1xx response of HTTP/2 to a client of HTTP/1.
+func (x *exchange) interimHTTP2(i http2Interim) error {
+	if x.line.minor == 0 {
+		return nil
+	}
+	x.reply.start(x.client.s, framing{}, x.client.p.limits.contentTime)
+	b := appendStatusLine(x.reply.out, i.code, http.StatusText(i.code))
+	for name, values := range i.header {
+		for _, value := range values {
+			if f, err := newField(name, value); err == nil && f.kind == endToEnd {
+				b = append(append(b, f.line...), "\r\n"...)
+			}
+		}
+	}
+	x.reply.out = append(b, "\r\n"...)
+	return x.reply.flush()
 }

@@ -147,6 +147,7 @@ func (op *opening) negotiate(offered []string) string {
 	known, ok := c.p.choices.get(r.key)
 	if ok {
 		op.mirror = known
+		op.insist(known)
 		return known.answer(offered, true)
 	}
 	if !op.early.begun() {
@@ -155,15 +156,38 @@ func (op *opening) negotiate(offered []string) string {
 	if c.p.choices.missed(r.key) {
 		return choice{}.answer(offered, false)
 	}
-	c.watch.arm()
-	o := op.early.wait(connectWait, originWait)
-	c.watch.disarm()
+	asked := r.key
+	o := op.awaitOrigin()
+	if _, err := op.early.get(); isNoProtocol(err) && slices.Contains(offered, protoHTTP1) {
+		op.insist(choice{protocol: protoHTTP2})
+		op.early.begin(nil, nil)
+		o = op.awaitOrigin()
+	}
 	if o == nil || o.state == nil {
-		c.p.choices.miss(r.key)
+		c.p.choices.miss(asked)
 		return choice{}.answer(offered, false)
 	}
-	op.mirror = c.p.choices.put(r.key, o)
+	op.mirror = c.p.choices.put(asked, o)
 	return op.mirror.answer(offered, true)
+}
+
+func (op *opening) awaitOrigin() *origin {
+	op.c.watch.arm()
+	defer op.c.watch.disarm()
+	return op.early.wait(connectWait, originWait)
+}
+
+// insist makes the origin be offered HTTP/2 alone if that is all it speaks, whatever the
+// client does: the one is made of the other.
+func (op *opening) insist(known choice) {
+	r := op.route
+	if known.protocol != protoHTTP2 || strings.Contains(r.key.alpn, protoHTTP2) {
+		return
+	}
+	op.early.close()
+	r.key.alpn = protoHTTP2
+	op.early = newEarlyDial(op.c.ctx, &op.c.origins, r.key, r.conn)
+	op.early.stopListening()
 }
 
 // certificate implements helloHandler. A resumed handshake needs none.

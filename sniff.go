@@ -233,6 +233,9 @@ func (c *client) spokenTo(r *route) Protocol {
 	if !r.key.tls && (c.tls != nil || r.conn.Destination.Protocol == HTTP1) {
 		return HTTP1
 	}
+	if r.key.alpn == protoHTTP2 { // it speaks nothing else
+		return HTTP2
+	}
 	return r.conn.Protocol
 }
 
