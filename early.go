@@ -40,9 +40,11 @@ func newEarlyDial(ctx context.Context, origins *origins, key originKey, c *Conn)
 	return e
 }
 
-// begin dials, unless o is the connection, and listens for the origin.
+// begin dials, unless o is the connection, and listens for the origin if it can stop client.
 func (e *earlyDial) begin(client *stream, o *origin) {
-	e.o = o
+	e.mu.Lock()
+	e.o, e.quiet = o, e.quiet || client == nil
+	e.mu.Unlock()
 	key, c := e.key, e.conn
 	e.then(func() {
 		if o == nil {

@@ -187,7 +187,6 @@ func (op *opening) insist(known choice) {
 	op.early.close()
 	r.key.alpn = protoHTTP2
 	op.early = newEarlyDial(op.c.ctx, &op.c.origins, r.key, r.conn)
-	op.early.stopListening()
 }
 
 // certificate implements helloHandler. A resumed handshake needs none.

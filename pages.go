@@ -2,6 +2,7 @@ package mitm
 
 import (
 	"context"
+	"errors"
 	"html/template"
 	"io"
 	"net/http"
@@ -10,6 +11,9 @@ import (
 )
 
 // This file serves the proxy's own pages, and any http.Handler in place of an origin.
+
+// errPagesOnly ends a connection to the proxy's own pages that is not for HTTP.
+var errPagesOnly = errors.New("the proxy's own pages are for HTTP")
 
 // certificatePages lets clients download the certificate of ca.
 func certificatePages(ca *CA) http.Handler {

@@ -2,6 +2,7 @@ package mitm
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"io"
 	"net/netip"
@@ -213,7 +214,7 @@ func (c *client) serveProtocol(r *route, flow *Flow, early *earlyDial) error {
 	if r.action == Reject || r.pages != nil {
 		early.close()
 		c.s.reset()
-		return r.err
+		return cmp.Or[error](r.err, &OpError{Op: "relay", Addr: r.key.addr, Err: errPagesOnly})
 	}
 	o, err := early.take()
 	if err == nil && early.cut != nil {
