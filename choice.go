@@ -37,13 +37,13 @@ func (cs *choices) miss(key originKey) {
 	if cs.misses == nil || len(cs.misses) >= maxChoices {
 		cs.misses = map[originKey]time.Time{}
 	}
-	cs.misses[key.socket()] = time.Now().Add(missLife)
+	cs.misses[key] = time.Now().Add(missLife)
 }
 
 func (cs *choices) missed(key originKey) bool {
 	cs.mu.Lock()
 	defer cs.mu.Unlock()
-	return time.Now().Before(cs.misses[key.socket()])
+	return time.Now().Before(cs.misses[key])
 }
 
 func (cs *choices) get(key originKey) (c choice, ok bool) {

@@ -141,8 +141,14 @@ func (d *dialer) connect(ctx context.Context, key originKey) (nc net.Conn, err e
 	if key.options != (socketOptions{}) {
 		ctx = context.WithValue(ctx, socketOptionsKey{}, key.options)
 	}
-	return d.dial(ctx, "tcp", key.addr)
+	if nc, err = d.dial(ctx, "tcp", key.addr); nc == nil && err == nil {
+		err = errNoConn
+	}
+	return nc, err
 }
+
+// errNoConn is that of a Dial, or StartTLS, that returned neither a connection nor an error.
+var errNoConn = errors.New("neither a connection nor an error")
 
 // watchLoop says whether nc ends at the proxy, and goes on watching for that until done.
 func (d *dialer) watchLoop(nc net.Conn) (loop bool, done func()) {

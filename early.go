@@ -40,17 +40,18 @@ func newEarlyDial(ctx context.Context, origins *origins, key originKey, c *Conn)
 	return e
 }
 
-// begin dials, unless o is the connection, and listens for the origin if it can stop client.
+// begin dials, unless o is the connection, and listens for the origin if there is a client to
+// stop. It does not say so by e.quiet: listenAgain may come before the dial is through.
 func (e *earlyDial) begin(client *stream, o *origin) {
-	e.mu.Lock()
-	e.o, e.quiet = o, e.quiet || client == nil
-	e.mu.Unlock()
+	e.set(o, nil)
 	key, c := e.key, e.conn
 	e.then(func() {
 		if o == nil {
 			e.set(e.origins.dial(e.ctx, key, c))
 		}
-		e.listen(client)
+		if client != nil {
+			e.listen(client)
+		}
 	})
 }
 

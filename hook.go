@@ -89,7 +89,8 @@ type Message struct {
 // DoneHook is told how things ended.
 type DoneHook interface {
 	// HookDone is called exactly once for every exchange and every tunnel, failures
-	// included, after its last byte. The Flow does not change any more and may be kept.
+	// included, after its last byte. A CONNECT is over when its connection is, also if
+	// exchanges were seen inside. The Flow does not change any more and may be kept.
 	HookDone(f *Flow)
 }
 

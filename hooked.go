@@ -1,12 +1,12 @@
 package mitm
 
 import (
+	"context"
 	"errors"
 	"io"
 	"net/http"
 	"net/url"
 	"sync"
-	"time"
 )
 
 // hookedExchange is what the hooks of one exchange can hold on to. It is reached through
@@ -36,7 +36,8 @@ type hookedExchange struct {
 	last      *hookedTrip // the latest call of the engine
 	first     hookedTrip  // most exchanges make one
 	running   int         // calls of the engine that have not returned
-	returned  sync.Cond   // one of them has
+	streams   []context.CancelCauseFunc
+	returned  sync.Cond // one of them has
 }
 
 // asker is the exchange as its client sees it.
@@ -83,7 +84,7 @@ func newHooked(x *exchange) *hookedExchange {
 		control: x.control, minor: x.line.minor,
 	}
 	h.returned.L = &h.mu
-	if h.flow == nil {
+	if h.flow == nil || x.client.p.sorted.http == nil { // nobody is to see what the hooks leave
 		h.flow = new(Flow)
 	}
 	h.raw = copyHead(&x.head)
@@ -248,7 +249,8 @@ func (h *hookedExchange) unread() bool {
 // pass writes the response that came out of the hooks. It returns an error if it has
 // written nothing.
 func (h *hookedExchange) pass(x *exchange, res *http.Response) error {
-	h.flow.Response, h.flow.Answered, h.flow.Status = res, time.Now(), res.StatusCode
+	h.flow.Response = res
+	x.answered(res.StatusCode)
 	if res.Body == nil {
 		res.Body = http.NoBody
 	}

@@ -50,12 +50,27 @@ func (h *hookedExchange) endTrips() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.asker = nil
+	for _, cancel := range h.streams {
+		cancel(errOver)
+	}
 	if h.running > 0 {
 		h.origins.cut(errOver)
 	}
 	for h.running > 0 {
 		h.returned.Wait()
 	}
+}
+
+// streamContext returns the context of an HTTP/2 stream to an origin: that of req, which may be a
+// hook's, and it ends with the exchange.
+func (h *hookedExchange) streamContext(req *http.Request) context.Context {
+	ctx, cancel := context.WithCancelCause(req.Context())
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.streams = append(h.streams, cancel); h.asker == nil {
+		cancel(errOver)
+	}
+	return ctx
 }
 
 // hookedTrip is one call of the engine's RoundTrip, and the body of its response.
@@ -135,7 +150,7 @@ func (h *hookedExchange) RoundTrip(req *http.Request) (*http.Response, error) {
 	defer h.tripReturned(t)
 	t.route = h.routeOf(req.URL)
 	if t.route.key.mayHTTP2() {
-		c, o, err := h.client.p.http2.get(req.Context(), t.route, h.origins, &h.client.p.choices)
+		c, o, err := h.client.p.http2.get(h.streamContext(req), t.route, h.origins, &h.client.p.choices)
 		if err != nil {
 			closeReplaced(req, h.own)
 			return nil, asOpError(err)

@@ -6,9 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"strconv"
-	"sync"
 	"sync/atomic"
 	"time"
 )
@@ -33,8 +33,8 @@ type http2Exchange struct {
 	waiting  atomic.Int64 // since when nothing moved, in Unix nanoseconds; 0: nothing is to move
 	answered atomic.Bool
 
-	interims sync.Mutex // held while interim responses are being written
-	queue    chan http2Interim
+	queue   chan http2Interim // nil: there were no interim responses
+	written chan struct{}     // closed when all of the queue is
 }
 
 // Errors of requests that net/http lets pass.
@@ -306,10 +306,9 @@ type http2Interim struct {
 // streams to read for.
 func (x *http2Exchange) pass(i http2Interim) error {
 	if x.queue == nil {
-		x.queue = make(chan http2Interim, maxInterim)
-		x.interims.Lock()
+		x.queue, x.written = make(chan http2Interim, maxInterim), make(chan struct{})
 		go func() {
-			defer x.interims.Unlock()
+			defer close(x.written)
 			for i := range x.queue {
 				x.write(i)
 			}
@@ -325,9 +324,7 @@ func (x *http2Exchange) pass(i http2Interim) error {
 
 func (x *http2Exchange) write(i http2Interim) {
 	h := x.w.Header()
-	for name, values := range i.header {
-		h[name] = values
-	}
+	maps.Copy(h, i.header)
 	h["Content-Length"] = nil // makes net/http work on a copy, while this one changes
 	x.w.WriteHeader(i.code)
 	clear(h)
@@ -337,8 +334,7 @@ func (x *http2Exchange) write(i http2Interim) {
 func (x *http2Exchange) endInterim() {
 	if x.queue != nil {
 		close(x.queue)
-		x.interims.Lock()
-		x.interims.Unlock()
+		<-x.written
 	}
 }
 

@@ -38,7 +38,7 @@ func newHTTP2Hooked(x *http2Exchange) *hookedExchange {
 		control: x.control, minor: 1, origins: &origins{pool: &c.p.pool, dialer: &c.p.dialer},
 	}
 	h.returned.L = &h.mu
-	if h.flow == nil {
+	if h.flow == nil || c.p.sorted.http == nil { // nobody is to see what the hooks leave
 		h.flow = new(Flow)
 	}
 	h.flow.origin = h
@@ -75,13 +75,13 @@ func (h *hookedExchange) passHTTP2(x *http2Exchange, res *http.Response) error {
 		res.Body = http.NoBody
 	}
 	defer func() { h.closeBody(res.Body) }()
-	src, err := h.outgoingHTTP2(x, res)
+	src, f, err := h.outgoingHTTP2(x, res)
 	if err != nil {
 		h.flow.Response = nil
 		return err
 	}
 	x.w.WriteHeader(res.StatusCode)
-	err = x.send(h, src)
+	err = x.send(h, src, f)
 	if x.flow != nil {
 		x.flow.down.Store(src.sent())
 	}
@@ -100,19 +100,19 @@ func (h *hookedExchange) passHTTP2(x *http2Exchange, res *http.Response) error {
 }
 
 // outgoingHTTP2 sets the header of res and returns its content.
-func (h *hookedExchange) outgoingHTTP2(x *http2Exchange, res *http.Response) (src *readerSource, err error) {
+func (h *hookedExchange) outgoingHTTP2(x *http2Exchange, res *http.Response) (src *readerSource, f framing, err error) {
 	defer h.recovered(&err)
 	if res.StatusCode < 200 || res.StatusCode > 999 {
-		return nil, errHookStatus
+		return nil, f, errHookStatus
 	}
 	w, err := h.responseRewrite(res)
 	if err != nil {
-		return nil, err
+		return nil, f, err
 	}
-	f, src, err := h.responseContent(res, x.req.Method)
+	f, src, err = h.responseContent(res, x.req.Method)
 	if err != nil {
 		src.done()
-		return nil, err
+		return nil, f, err
 	}
 	w.framing = f
 	if f.kind == noContent && !w.control.hasLength { // which net/http read off
@@ -120,7 +120,7 @@ func (h *hookedExchange) outgoingHTTP2(x *http2Exchange, res *http.Response) (sr
 	}
 	x.setHeader(&w)
 	x.answering(res.StatusCode)
-	return src, nil
+	return src, f, nil
 }
 
 // setHeader puts the fields of a response where net/http looks for them.
@@ -167,7 +167,7 @@ func sendable(fields []field, c *control) iter.Seq[*field] {
 
 // send passes content on, and holds nothing back when it has to wait. It survives the
 // panic of a reader that a hook put in.
-func (x *http2Exchange) send(h *hookedExchange, src *readerSource) (err error) {
+func (x *http2Exchange) send(h *hookedExchange, src *readerSource, f framing) (err error) {
 	defer h.recovered(&err)
 	defer src.done()
 	if src.r == nil && src.direct == nil {
@@ -193,6 +193,9 @@ func (x *http2Exchange) send(h *hookedExchange, src *readerSource) (err error) {
 		}
 		x.touch()
 	}
+	if f.kind == knownLength && src.sent() < f.length {
+		return errContentShort
+	}
 	header := x.w.Header()
 	for _, f := range src.trailerFields() {
 		header.Add(http.TrailerPrefix+http.CanonicalHeaderKey(string(f.name)), string(f.value))
@@ -210,17 +213,17 @@ func (t *hookedTrip) overHTTP2(c *http2Origin, req *http.Request) (*http.Respons
 		return nil, err
 	}
 	res, err := c.RoundTrip(out)
-	if err != nil && !body.touched.Load() && out.Context().Err() == nil && (unprocessed(err) || c.reused.Load() && idempotent(req.Method)) {
-		var o *origin
-		if c, o, err = h.client.p.http2.get(out.Context(), t.route, h.origins, &h.client.p.choices); c != nil {
-			res, err = c.RoundTrip(out)
-		} else if o != nil {
+	if err != nil && !body.touched.Load() && out.Context().Err() == nil && c.mayRepeat(err, req.Method) {
+		other, o, _ := h.client.p.http2.get(out.Context(), t.route, h.origins, &h.client.p.choices)
+		if o != nil { // it speaks HTTP/2 no more; the next request finds out
 			h.origins.close(o)
 		}
+		if other != nil {
+			c = other
+			res, err = c.RoundTrip(out)
+		}
 	}
-	if c != nil {
-		c.reused.Store(true)
-	}
+	c.reused.Store(true)
 	if err != nil {
 		body.end()
 		if ctx := req.Context(); ctx.Err() != nil {
@@ -271,7 +274,7 @@ func (t *hookedTrip) forHTTP2(req *http.Request) (*http.Request, *http2Upload, e
 		Method: req.Method,
 		URL:    &url.URL{Scheme: req.URL.Scheme, Host: req.URL.Host, Opaque: "//" + string(w.host) + target},
 		Header: make(http.Header, len(w.fields)+1), Host: string(w.host), Trailer: req.Trailer,
-	}).WithContext(httptrace.WithClientTrace(req.Context(), trace))
+	}).WithContext(httptrace.WithClientTrace(h.streamContext(req), trace))
 	if target == "*" {
 		out.URL.Opaque = target
 	}
@@ -279,7 +282,7 @@ func (t *hookedTrip) forHTTP2(req *http.Request) (*http.Request, *http2Upload, e
 	if src != nil {
 		src.direct = nil // who reads it has to hold the lock of the client's content
 	}
-	body := &http2Upload{src: src, c: req.Body}
+	body := &http2Upload{h: h, src: src, framing: f, c: req.Body}
 	if out.ContentLength = f.contentLength(); src != nil {
 		out.Body = body
 	}
@@ -309,9 +312,12 @@ func (w *rewrite) setRequestHeader(h http.Header) {
 }
 
 // http2Upload is the content of a request on its way to an origin. As long as nothing of it
-// was read the request can be sent again.
+// was read the request can be sent again. It is read by net/http's goroutines, and survives
+// the panic of a reader that a hook put in.
 type http2Upload struct {
+	h       *hookedExchange
 	src     *readerSource
+	framing framing
 	rest    []byte
 	c       io.Closer
 	touched atomic.Bool
@@ -319,9 +325,14 @@ type http2Upload struct {
 
 // Read implements io.Reader.
 func (u *http2Upload) Read(p []byte) (n int, err error) {
+	defer u.h.recovered(&err)
 	u.touched.Store(true)
 	if len(u.rest) == 0 {
-		if u.rest, err = u.src.next(); err != nil {
+		u.rest, err = u.src.next()
+		if err == io.EOF && u.framing.kind == knownLength && u.src.sent() < u.framing.length {
+			err = errContentShort
+		}
+		if err != nil {
 			return 0, err
 		}
 	}
@@ -333,7 +344,7 @@ func (u *http2Upload) Read(p []byte) (n int, err error) {
 // Close implements io.Closer, for net/http, which does not want more.
 func (u *http2Upload) Close() error {
 	if u.touched.Load() {
-		return u.c.Close()
+		u.h.closeBody(u.c)
 	}
 	return nil
 }
@@ -341,7 +352,7 @@ func (u *http2Upload) Close() error {
 // end closes what is left.
 func (u *http2Upload) end() {
 	if u.src != nil {
-		u.c.Close()
+		u.h.closeBody(u.c)
 	}
 }
 

@@ -29,7 +29,7 @@ type http2Origins struct {
 
 	mu      sync.Mutex
 	conns   map[originKey][]*http2Origin
-	dialing map[originKey]chan struct{} // closed when the dial is through
+	dialing map[originKey]*http2Dial
 	closed  bool
 }
 
@@ -38,6 +38,12 @@ type http2Origin struct {
 	*http.ClientConn
 	o      *origin
 	reused atomic.Bool
+}
+
+// http2Dial is a dial that several streams wait for.
+type http2Dial struct {
+	done chan struct{} // closed when it is through
+	err  error         // why there is no connection, for all who waited
 }
 
 // givenConn is the context key of the connection that the transport is to use.
@@ -63,7 +69,7 @@ func (hs *http2Origins) start(l *limits) {
 			WriteByteTimeout:              max(l.contentTime, 0),
 		},
 	}
-	hs.conns, hs.dialing = map[originKey][]*http2Origin{}, map[originKey]chan struct{}{}
+	hs.conns, hs.dialing = map[originKey][]*http2Origin{}, map[originKey]*http2Dial{}
 }
 
 // get returns a connection with a place for a stream of r reserved, or, if the origin speaks
@@ -81,7 +87,10 @@ func (hs *http2Origins) get(ctx context.Context, r *route, os *origins, known *c
 			return hs.dial(ctx, r, os, known)
 		}
 		select {
-		case <-wait:
+		case <-wait.done:
+			if wait.err != nil {
+				return nil, nil, wait.err
+			}
 		case <-ctx.Done():
 			return nil, nil, context.Cause(ctx)
 		}
@@ -90,7 +99,7 @@ func (hs *http2Origins) get(ctx context.Context, r *route, os *origins, known *c
 
 // reserve finds a connection with a place, or says what to wait for: nil if it is the
 // caller who has to dial.
-func (hs *http2Origins) reserve(key originKey) (*http2Origin, chan struct{}, error) {
+func (hs *http2Origins) reserve(key originKey) (*http2Origin, *http2Dial, error) {
 	hs.mu.Lock()
 	defer hs.mu.Unlock()
 	if hs.closed {
@@ -103,38 +112,56 @@ func (hs *http2Origins) reserve(key originKey) (*http2Origin, chan struct{}, err
 	}
 	wait := hs.dialing[key]
 	if wait == nil {
-		hs.dialing[key] = make(chan struct{})
+		hs.dialing[key] = &http2Dial{done: make(chan struct{})}
 	}
 	return nil, wait, nil
 }
 
-// dial opens a connection, or takes the one that was dialled for the client early.
+// dial opens a connection, or takes the one that was dialled for the client early. That may have
+// waited for long, and be closed meanwhile.
 func (hs *http2Origins) dial(ctx context.Context, r *route, os *origins, known *choices) (c *http2Origin, o *origin, err error) {
-	defer hs.dialed(r.key)
-	if early := r.takeEarly(); early != nil {
-		if o, err = early.take(); err == nil {
-			early.origins.detach(o)
+	defer func() {
+		failed := err
+		if ctx.Err() != nil { // whoever waits has to dial again
+			failed = nil
 		}
-	} else {
-		o, err = os.dialer.open(ctx, r.key, r.conn)
+		hs.dialed(r.key, failed)
+	}()
+	if early := r.takeEarly(); early != nil {
+		if o, err = early.take(); err != nil {
+			return nil, nil, err
+		}
+		early.origins.detach(o)
+		if c, o, err = hs.use(o, r.key, os, known); c != nil {
+			c.reused.Store(true)
+		}
+		if err == nil {
+			return c, o, nil
+		}
 	}
-	if err != nil {
+	if o, err = os.dialer.open(ctx, r.key, r.conn); err != nil {
 		return nil, nil, err
 	}
+	return hs.use(o, r.key, os, known)
+}
+
+// use begins HTTP/2 on o if that is what it speaks.
+func (hs *http2Origins) use(o *origin, key originKey, os *origins, known *choices) (*http2Origin, *origin, error) {
 	if o.state != nil {
-		known.put(r.key, o)
+		known.put(key, o)
 	}
-	if r.key.alpn == protoH2C || o.state != nil && o.state.NegotiatedProtocol == protoHTTP2 {
-		c, err = hs.add(o, r.key)
+	if key.alpn == protoH2C || o.state != nil && o.state.NegotiatedProtocol == protoHTTP2 {
+		c, err := hs.add(o, key)
 		return c, nil, err
 	}
 	return nil, o, os.attach(o)
 }
 
-func (hs *http2Origins) dialed(key originKey) {
+func (hs *http2Origins) dialed(key originKey, err error) {
 	hs.mu.Lock()
 	defer hs.mu.Unlock()
-	close(hs.dialing[key])
+	hs.dialing[key].err = err
+	close(hs.dialing[key].done)
 	delete(hs.dialing, key)
 }
 
@@ -205,6 +232,13 @@ type http2StreamError struct {
 
 // Error implements error.
 func (e http2StreamError) Error() string { return "stream error" }
+
+// mayRepeat says whether a request that ended in err, and of whose content nothing was read,
+// may be sent again. A reset of the stream is an answer.
+func (c *http2Origin) mayRepeat(err error, method string) bool {
+	var reset http2StreamError
+	return unprocessed(err) || c.reused.Load() && idempotent(method) && !isTimeout(err) && !errors.As(err, &reset)
+}
 
 // unprocessed says whether an origin has said that it did nothing for a request (RFC 9113,
 // sections 6.8 and 8.7).

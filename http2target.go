@@ -12,14 +12,15 @@ import (
 
 // findRoute finds the destination of the request and the decision about it, as in HTTP/1.
 func (x *http2Exchange) findRoute() error {
-	c := x.client
+	c, credentials := x.client, x.req.Header["Proxy-Authorization"]
+	delete(x.req.Header, "Proxy-Authorization") // for us, not for hooks (RFC 9110, section 11.7.2)
 	if c.fixed != nil {
 		if x.line.form == authorityForm {
 			return errNoConnect
 		}
 		return x.follow(c.fixed)
 	}
-	if err := c.authenticateBy(x.req.Header["Proxy-Authorization"]); err != nil {
+	if err := c.authenticateBy(credentials); err != nil {
 		return err
 	}
 	switch x.line.form {
@@ -73,7 +74,7 @@ func (x *http2Exchange) connect() {
 	defer nc.stop()
 	c := x.client.p.newClient(x.ctx, nc)
 	if c == nil {
-		x.broken = true
+		x.broken, x.err = true, ErrProxyClosed
 		return
 	}
 	c.run(func() { x.err = x.serveTunnel(c) })
@@ -175,6 +176,9 @@ func (t *http2Tunnel) SetDeadline(by time.Time) error {
 	t.SetReadDeadline(by)
 	return t.SetWriteDeadline(by)
 }
+
+// SetLinger makes Close, which follows, one that does not wait for a client that stands still.
+func (t *http2Tunnel) SetLinger(int) error { return t.SetWriteDeadline(past) }
 
 // LocalAddr implements net.Conn.
 func (t *http2Tunnel) LocalAddr() net.Addr { return t.x.client.s.nc.LocalAddr() }

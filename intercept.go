@@ -50,7 +50,7 @@ func (op *opening) openTLS() error {
 	c.s.writeWithin(c.p.limits.tlsTime)
 	op.socket = holdTLS(c.s)
 	nc := tls.Server(op.socket, c.p.tls.base)
-	err := nc.HandshakeContext(withHelloHandler(context.Background(), op))
+	err := op.handshake(nc)
 	switch {
 	case op.socket.gone != nil:
 		return c.refusedBy(op.conn, op.socket.gone)
@@ -63,10 +63,17 @@ func (op *opening) openTLS() error {
 	return nil
 }
 
+// handshake survives the panic of a function in Proxy.ClientTLS.
+func (op *opening) handshake(nc *tls.Conn) (err error) {
+	defer op.c.recovered("tls", &err)
+	return nc.HandshakeContext(withHelloHandler(context.Background(), op))
+}
+
 // enterTLS makes nc what the client is served on.
 func (c *client) enterTLS(nc *tls.Conn, socket *tlsSocket) {
 	state := nc.ConnectionState()
 	c.s.resume()
+	c.s.writeWithin(0) // nobody knows of the handshake's deadline any more
 	c.s, c.tls = newTLSStream(nc, socket), &state
 	c.watch.s = c.s
 }
@@ -156,7 +163,7 @@ func (op *opening) negotiate(offered []string) string {
 	if c.p.choices.missed(r.key) {
 		return choice{}.answer(offered, false)
 	}
-	asked := r.key
+	asked := r.key // by the client: the origin may be asked otherwise
 	o := op.awaitOrigin()
 	if _, err := op.early.get(); isNoProtocol(err) && slices.Contains(offered, protoHTTP1) {
 		op.insist(choice{protocol: protoHTTP2})

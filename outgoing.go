@@ -79,7 +79,7 @@ func (t *hookedTrip) attach(req *http.Request, src *readerSource) error {
 		if t.client != nil {
 			t.client.interrupt()
 		}
-		req.Body.Close()
+		t.h.closeBody(req.Body)
 	}
 	return nil
 }

@@ -23,6 +23,7 @@ const processVariable = "MITM_TEST_PROXY_PROCESS"
 var processProxies = map[string]func() *mitm.Proxy{
 	"plain":      func() *mitm.Proxy { return &mitm.Proxy{} },
 	"tunnelling": tunnellingProxy,
+	"opening":    openingProxy,
 }
 
 func init() {

@@ -18,6 +18,7 @@ type route struct {
 
 	mu    sync.Mutex
 	bound *origin    // idle and bound to this client, see origin.bound
+	over  bool       // nothing is kept any more
 	early *earlyDial // a dial that began before a request was read
 }
 
@@ -107,13 +108,22 @@ func (rs *routes) close() {
 	}
 }
 
-func (r *route) closeBound() { r.bind(nil) }
+// closeBound closes the kept connection, and what a stream that is under way would keep.
+func (r *route) closeBound() {
+	r.mu.Lock()
+	r.over = true
+	r.mu.Unlock()
+	r.bind(nil)
+}
 
 // bind keeps o, in place of the one before, for the client that it is bound to.
 func (r *route) bind(o *origin) {
 	r.mu.Lock()
 	old := r.bound
-	r.bound = o
+	if r.bound = o; r.over && o != nil {
+		r.bound = nil
+		o.s.close()
+	}
 	r.mu.Unlock()
 	if old != nil {
 		old.s.close()

@@ -77,13 +77,9 @@ func (c *client) open(r *route, flow *Flow) error {
 		c.refuse(r, r.err)
 		return r.err
 	}
-	reply := r.conn.Destination.Reply
-	if r.action != Tunnel && (reply == nil || c.p.opens(r)) {
-		if reply != nil {
-			c.s.writeWithin(c.p.limits.headTime)
-			if err := reply(nil); err != nil {
-				return err
-			}
+	if r.action != Tunnel && (r.conn.Destination.Reply == nil || c.p.opens(r)) {
+		if err := c.reply(r, nil); err != nil {
+			return err
 		}
 		return c.sniff(r, flow, nil)
 	}
@@ -92,12 +88,9 @@ func (c *client) open(r *route, flow *Flow) error {
 		c.refuse(r, err)
 		return err
 	}
-	if reply != nil {
-		c.s.writeWithin(c.p.limits.headTime)
-		if err := reply(nil); err != nil {
-			c.origins.close(o)
-			return err
-		}
+	if err := c.reply(r, nil); err != nil {
+		c.origins.close(o)
+		return err
 	}
 	if r.action == Tunnel {
 		return c.relay(o, flow)
@@ -105,12 +98,22 @@ func (c *client) open(r *route, flow *Flow) error {
 	return c.sniff(r, flow, o)
 }
 
+// reply tells the client, in the mode's protocol if it has one, how the dial went.
+func (c *client) reply(r *route, dialErr error) (err error) {
+	defer c.recovered("mode", &err)
+	reply := r.conn.Destination.Reply
+	if reply == nil {
+		return nil
+	}
+	c.s.writeWithin(c.p.limits.headTime)
+	return reply(dialErr)
+}
+
 // refuse ends a connection that gets no origin: told in the mode's protocol, if it has
 // one, else by a reset as if nobody listened there.
 func (c *client) refuse(r *route, err error) {
-	if reply := r.conn.Destination.Reply; reply != nil {
-		c.s.writeWithin(c.p.limits.headTime)
-		reply(err)
+	if r.conn.Destination.Reply != nil {
+		c.reply(r, err)
 		c.s.linger()
 		return
 	}
@@ -129,7 +132,7 @@ func (c *client) sniff(r *route, flow *Flow, o *origin) error {
 	}
 	conn := c.newConn(r.conn.Destination)
 	var err error
-	if conn.Protocol, err = c.firstBytes(early); err != nil {
+	if conn.Protocol, err = c.firstBytes(early, r); err != nil {
 		early.reset()
 		c.s.reset()
 		return &OpError{Op: "relay", Addr: r.key.addr, Err: err}
@@ -180,7 +183,7 @@ func (c *client) serveInside(op *opening) error {
 		op.early.listenAgain(c.s)
 	}
 	var err error
-	conn.Protocol, err = c.firstBytes(op.early)
+	conn.Protocol, err = c.firstBytes(op.early, r)
 	if err != nil {
 		op.early.reset()
 		c.s.reset()
@@ -215,6 +218,9 @@ func (c *client) serveProtocol(r *route, flow *Flow, early *earlyDial) error {
 		early.close()
 		c.s.reset()
 		return cmp.Or[error](r.err, &OpError{Op: "relay", Addr: r.key.addr, Err: errPagesOnly})
+	}
+	if flow != nil {
+		flow.Conn = r.conn
 	}
 	o, err := early.take()
 	if err == nil && early.cut != nil {
@@ -253,11 +259,18 @@ func (c *client) decideAgain(r *route, flow *Flow, conn *Conn) *route {
 }
 
 // firstBytes reads until it is clear what the client speaks, or the origin speaks. It
-// returns an error if the client's connection broke.
-func (c *client) firstBytes(early *earlyDial) (Protocol, error) {
-	c.s.readWithin(c.p.limits.tunnelTime)
+// returns an error if the client's connection broke. Where r leads to a server of HTTP/1 only,
+// what is not TLS or HTTP/2 is to be refused as that.
+func (c *client) firstBytes(early *earlyDial, r *route) (Protocol, error) {
+	wait, other := c.p.limits.tunnelTime, Other
+	if r.conn.Destination.Protocol == HTTP1 {
+		wait, other = c.p.limits.headTime, HTTP1
+	}
+	c.s.readWithin(wait)
 	for begun, patient := false, false; ; {
-		if proto, sure := classify(c.s.buffered()); sure {
+		if proto, sure := classify(c.s.buffered()); sure && proto == Other {
+			return other, nil
+		} else if sure {
 			return proto, nil
 		}
 		if !begun && len(c.s.buffered()) > 0 {
@@ -273,7 +286,7 @@ func (c *client) firstBytes(early *earlyDial) (Protocol, error) {
 		case err != io.EOF && !isTimeout(err):
 			return Unknown, err
 		case patient || !early.dialFailed():
-			return Other, nil
+			return other, nil
 		}
 		early.stopListening()
 		patient = true
@@ -328,7 +341,7 @@ func classifyTLS(b []byte) (Protocol, bool) {
 func (c *client) lead(e *earlyDial, r *route) *earlyDial {
 	was := e.key
 	switch {
-	case was.socket() != r.key.socket(), was.tls && !r.key.tls:
+	case was.socket() != r.key.socket(), was.tls && was != r.key:
 		e.close()
 		return newEarlyDial(c.ctx, &c.origins, r.key, r.conn)
 	case !e.begun():

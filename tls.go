@@ -60,6 +60,11 @@ func (d *dialer) configFor(key originKey) *tls.Config {
 
 // shake is the handshake itself, by crypto/tls or by whatever the embedder put in place.
 func (d *dialer) shake(ctx context.Context, c *Conn, nc net.Conn, config *tls.Config) (conn net.Conn, state *tls.ConnectionState, err error) {
+	defer func() {
+		if v := recover(); v != nil { // of StartTLS, or of a function in config
+			err = d.panicked("tls", v)
+		}
+	}()
 	if d.startTLS == nil {
 		c := tls.Client(nc, config)
 		if err := c.HandshakeContext(ctx); err != nil {
@@ -68,12 +73,10 @@ func (d *dialer) shake(ctx context.Context, c *Conn, nc net.Conn, config *tls.Co
 		state := c.ConnectionState()
 		return c, &state, nil
 	}
-	defer func() {
-		if v := recover(); v != nil {
-			err = d.panicked("tls", v)
-		}
-	}()
 	conn, protocol, err := d.startTLS(ctx, c, nc, config)
+	if conn == nil && err == nil {
+		err = errNoConn
+	}
 	state = &tls.ConnectionState{HandshakeComplete: true, NegotiatedProtocol: protocol, ServerName: config.ServerName}
 	if own, ok := conn.(interface{ ConnectionState() tls.ConnectionState }); ok {
 		*state = own.ConnectionState()

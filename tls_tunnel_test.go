@@ -255,3 +255,43 @@ func TestRejectNameReset(t *testing.T) {
 		}
 	}
 }
+
+// A hook that learns the name may send the connection elsewhere. The server that was dialled
+// meanwhile gets nothing.
+func TestHelloElsewhere(t *testing.T) {
+	for _, action := range []mitm.Action{mitm.Default, mitm.Tunnel, mitm.Intercept} {
+		eachEntry(t, func(t *testing.T, e entry) {
+			s, cert, heard := newHeardSite(t, e, nil)
+			wrong, got := recorder(t)
+			s.addrs["elsewhere.test"] = s.addrs["site.test"]
+			s.addrs["site.test"], s.addrs[transparentAddr.Addr().String()] = wrong, wrong
+			s.p.Hooks = []mitm.Hook{mitm.OnConn(func(_ context.Context, c *mitm.Conn) (mitm.Action, error) {
+				if c.Protocol != mitm.TLS {
+					return mitm.Default, nil
+				}
+				c.Destination.Addr = "elsewhere.test:443"
+				return action, nil
+			})}
+			config := s.trusting()
+			config.RootCAs.AddCert(s.root.cert)
+			c, hello, err := s.speak(t, start(t, s.p), config)
+			if err != nil {
+				t.Fatalf("handshake: %v", err)
+			}
+			want(t, askTLS(t, c, "/"), "ok")
+			c.Close()
+			if tunnelled := slices.Equal(c.ConnectionState().PeerCertificates[0].Raw, cert.Leaf.Raw); tunnelled != (action == mitm.Tunnel) {
+				t.Errorf("tunnelled %v", tunnelled)
+			}
+			shutdown(t, s.p)
+			if sent := receive(t, heard); strings.HasPrefix(sent, string(hello)) != (action == mitm.Tunnel) {
+				t.Errorf("the origin got %q", sent)
+			}
+			if len(got) > 0 {
+				if sent := <-got; sent != "" && sent != " cut" {
+					t.Errorf("the first server got %q", sent)
+				}
+			}
+		})
+	}
+}

@@ -170,9 +170,7 @@ func (t *trip) attempt() error {
 // it has had all the time.
 func (t *trip) upload() {
 	err := t.sendContent()
-	if s, ok := t.source.(interface{ done() }); ok {
-		s.done()
-	}
+	t.sourceDone()
 	switch {
 	case err == nil:
 		t.watchClient()
@@ -201,6 +199,18 @@ func (t *trip) sendContent() (err error) {
 		}
 	}()
 	return t.request.send(t.source)
+}
+
+// sourceDone survives the panic of a closer likewise.
+func (t *trip) sourceDone() {
+	defer func() {
+		if v := recover(); v != nil {
+			t.owner.panicked(v)
+		}
+	}()
+	if s, ok := t.source.(interface{ done() }); ok {
+		s.done()
+	}
 }
 
 // uploadingStill says whether content is yet to come from the client.
