@@ -82,12 +82,12 @@ func TestHTTP2_Interim(t *testing.T) {
 		}
 		close(proceed)
 		c.want(s, "200")
-		got := ""
+		var got strings.Builder
 		for _, fields := range s.interim {
-			got += valueOf(fields, ":status") + valueOf(fields, "link") + " "
+			got.WriteString(valueOf(fields, ":status") + valueOf(fields, "link") + " ")
 		}
-		if got != "103</a> 103</b> 199 " || valueOf(s.head, "link") != "" {
-			t.Errorf("interim %s, final %v", got, s.head)
+		if got.String() != "103</a> 103</b> 199 " || valueOf(s.head, "link") != "" {
+			t.Errorf("interim %s, final %v", got.String(), s.head)
 		}
 	})
 }
