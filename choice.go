@@ -19,6 +19,7 @@ const (
 type choice struct {
 	protocol string // by ALPN; "": none
 	cert     *x509.Certificate
+	verified bool // cert
 	until    time.Time
 }
 
@@ -36,6 +37,9 @@ func (cs *choices) miss(key originKey) {
 	defer cs.mu.Unlock()
 	if cs.misses == nil || len(cs.misses) >= maxChoices {
 		cs.misses = map[originKey]time.Time{}
+	}
+	if key.isLong() {
+		return
 	}
 	cs.misses[key] = time.Now().Add(missLife)
 }
@@ -64,14 +68,14 @@ func (cs *choices) speaksHTTP(key originKey) bool {
 func (cs *choices) put(key originKey, o *origin) choice {
 	c := choice{protocol: o.state.NegotiatedProtocol, until: time.Now().Add(choiceLife)}
 	if certs := o.state.PeerCertificates; len(certs) > 0 {
-		c.cert = certs[0]
+		c.cert, c.verified = certs[0], len(o.state.VerifiedChains) > 0
 	}
 	cs.mu.Lock()
 	defer cs.mu.Unlock()
 	if cs.byKey == nil || len(cs.byKey) >= maxChoices {
 		cs.byKey = map[originKey]choice{}
 	}
-	if isHTTP(c.protocol) {
+	if isHTTP(c.protocol) && !key.isLong() {
 		cs.byKey[key], cs.byKey[key.socket()] = c, c
 	}
 	return c

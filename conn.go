@@ -171,7 +171,10 @@ func (c *client) remoteAddr() string {
 func (c *client) cut() {
 	defer close(c.isCut)
 	if c.state.Swap(clientClosed) == clientIdle {
+		const farewell = 100 * time.Millisecond // for a close_notify that may not fit
+		late := time.AfterFunc(farewell, c.raw.reset)
 		c.s.close()
+		late.Stop()
 	} else {
 		c.raw.reset()
 	}

@@ -47,7 +47,11 @@ type distrusts struct {
 	until map[distrust]time.Time
 }
 
-const maxRefusals = 4096
+const (
+	maxRefusals = 4096
+	// maxKeyNames is how long the names may be that are remembered. Those of hosts have 253 bytes.
+	maxKeyNames = 1024
+)
 
 func (ds *distrusts) has(d distrust) bool {
 	if ds.life <= 0 {
@@ -59,13 +63,19 @@ func (ds *distrusts) has(d distrust) bool {
 }
 
 func (ds *distrusts) put(d distrust) {
-	if ds.life <= 0 {
+	if ds.life <= 0 || len(d.name)+len(d.addr) > maxKeyNames {
 		return
 	}
 	ds.mu.Lock()
 	defer ds.mu.Unlock()
-	if ds.until == nil || len(ds.until) >= maxRefusals {
+	if ds.until == nil {
 		ds.until = map[distrust]time.Time{}
+	}
+	for old := range ds.until { // any: no client can make all others be forgotten
+		if len(ds.until) < maxRefusals {
+			break
+		}
+		delete(ds.until, old)
 	}
 	ds.until[d] = time.Now().Add(ds.life)
 }

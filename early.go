@@ -27,6 +27,7 @@ type earlyDial struct {
 	o         *origin
 	err       error
 	cut       error // what ended the connection before somebody took it
+	turn      int   // counts who listens; whoever did before is through
 	quiet     bool  // nobody listens for the origin any more
 	listening bool
 	spoken    bool // the client has begun to speak
@@ -44,13 +45,13 @@ func newEarlyDial(ctx context.Context, origins *origins, key originKey, c *Conn)
 // stop. It does not say so by e.quiet: listenAgain may come before the dial is through.
 func (e *earlyDial) begin(client *stream, o *origin) {
 	e.set(o, nil)
-	key, c := e.key, e.conn
+	key, c, turn := e.key, e.conn, e.turn
 	e.then(func() {
 		if o == nil {
 			e.set(e.origins.dial(e.ctx, key, c))
 		}
 		if client != nil {
-			e.listen(client)
+			e.listen(client, turn)
 		}
 	})
 }
@@ -98,14 +99,16 @@ func (e *earlyDial) startTLS(key originKey, c *Conn) {
 // listenAgain listens to the origin once more, inside TLS.
 func (e *earlyDial) listenAgain(client *stream) {
 	e.mu.Lock()
+	e.turn++
 	e.quiet, e.spoken, e.answered = false, false, false
+	turn := e.turn
 	e.mu.Unlock()
-	e.then(func() { e.listen(client) })
+	e.then(func() { e.listen(client, turn) })
 }
 
 // listen waits for the origin to speak and then stops the reading of the client.
-func (e *earlyDial) listen(client *stream) {
-	o := e.startListening()
+func (e *earlyDial) listen(client *stream, turn int) {
+	o := e.startListening(turn)
 	var cut error
 	if o != nil {
 		cut = o.s.fill(bufferSize)
@@ -117,17 +120,20 @@ func (e *earlyDial) listen(client *stream) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.listening = false
-	if isTimeout(cut) && e.quiet { // stopListening
+	stopped := e.quiet || e.turn != turn
+	if isTimeout(cut) && stopped {
 		return
 	}
 	if isTimeout(cut) {
 		cut = nil
 	}
-	e.answered = o != nil
+	if e.turn == turn {
+		e.answered = o != nil
+	}
 	if cut != io.EOF { // an end is met again by who reads next, an error is not
 		e.cut = cut
 	}
-	if !e.quiet && (o != nil || !e.spoken) {
+	if !stopped && (o != nil || !e.spoken) {
 		client.interrupt()
 	}
 }
@@ -154,13 +160,14 @@ func (e *earlyDial) clientSpeaks(useful bool) bool {
 }
 
 // startListening returns the connection to listen to, nil if there is nothing to hear.
-func (e *earlyDial) startListening() *origin {
+func (e *earlyDial) startListening(turn int) *origin {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if e.quiet || e.err != nil {
+	if e.quiet || e.turn != turn || e.err != nil {
 		return nil
 	}
 	e.listening = true
+	e.o.s.resume() // stopListening may have stopped another turn
 	return e.o
 }
 

@@ -153,20 +153,21 @@ func ExampleOnDone() {
 	origin := httptest.NewServer(http.HandlerFunc(greet))
 	defer origin.Close()
 
+	done := make(chan *mitm.Flow, 1)
 	proxy := &mitm.Proxy{Hooks: []mitm.Hook{
-		mitm.OnDone(func(f *mitm.Flow) {
-			u, _ := url.Parse(f.URL)
-			fmt.Println(f.ID, f.Method, u.Path, f.Status, f.Received(), "bytes, error:", f.Err)
-		}),
+		mitm.OnDone(func(f *mitm.Flow) { done <- f }), // after the client got its last byte
 	}}
+	defer proxy.Close()
 
 	client := through(proxy)
 	for _, path := range []string{"/a", "/b"} {
 		if res, err := client.Get(origin.URL + path); err == nil {
 			res.Body.Close()
 		}
+		f := <-done
+		u, _ := url.Parse(f.URL)
+		fmt.Println(f.ID, f.Method, u.Path, f.Status, f.Received(), "bytes, error:", f.Err)
 	}
-	proxy.Shutdown(context.Background()) // waits until all is said
 	// Output:
 	// 1 GET /a 200 13 bytes, error: <nil>
 	// 2 GET /b 200 13 bytes, error: <nil>

@@ -176,7 +176,7 @@ func (h *hookedExchange) drain() {
 	}
 	defer h.body.mu.Unlock()
 	waits := h.control.expectContinue && h.body.count == 0
-	if !waits && (h.client.p.Transport == nil || h.body.closed) {
+	if !waits && (h.client.p.Transport == nil && !h.body.lent || h.body.closed) {
 		h.body.drain()
 	}
 }
@@ -206,6 +206,7 @@ type hookedBody struct {
 	mu        sync.Mutex
 	closed    bool // whoever read it wants no more
 	forwarded bool // as it is, so that the origin says whether it wants it
+	lent      bool // to net/http, which closes it when it is through
 	over      bool
 }
 

@@ -55,8 +55,6 @@ func (c *client) serveHTTP2() {
 	if c.p.closing.Load() {
 		c.closeIfIdle()
 	}
-	c.s.resume() // no deadlines but those of net/http
-	c.s.writeWithin(0)
 	conn := &streamConn{s: c.s}
 	l := &oneListener{conn: conn}
 	h.server.Serve(l)

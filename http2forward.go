@@ -9,7 +9,7 @@ import (
 	"net/textproto"
 	"net/url"
 	"strconv"
-	"sync/atomic"
+	"time"
 )
 
 // forward runs the exchange through the hooks, if there are any, and the transport.
@@ -228,6 +228,9 @@ func (t *hookedTrip) overHTTP2(c *http2Origin, req *http.Request) (*http.Respons
 		body.end()
 		if ctx := req.Context(); ctx.Err() != nil {
 			err = context.Cause(ctx)
+		} else if isTimeout(err) {
+			c.silent.Store(true)
+			h.client.p.http2.rest(c, t.route.key)
 		}
 		return nil, &OpError{Op: "read response", Addr: t.route.key.addr, Err: err}
 	}
@@ -281,6 +284,7 @@ func (t *hookedTrip) forHTTP2(req *http.Request) (*http.Request, *http2Upload, e
 	w.setRequestHeader(out.Header)
 	if src != nil {
 		src.direct = nil // who reads it has to hold the lock of the client's content
+		h.body.lent = req.Body == h.own
 	}
 	body := &http2Upload{h: h, src: src, framing: f, c: req.Body}
 	if out.ContentLength = f.contentLength(); src != nil {
@@ -311,51 +315,6 @@ func (w *rewrite) setRequestHeader(h http.Header) {
 	}
 }
 
-// http2Upload is the content of a request on its way to an origin. As long as nothing of it
-// was read the request can be sent again. It is read by net/http's goroutines, and survives
-// the panic of a reader that a hook put in.
-type http2Upload struct {
-	h       *hookedExchange
-	src     *readerSource
-	framing framing
-	rest    []byte
-	c       io.Closer
-	touched atomic.Bool
-}
-
-// Read implements io.Reader.
-func (u *http2Upload) Read(p []byte) (n int, err error) {
-	defer u.h.recovered(&err)
-	u.touched.Store(true)
-	if len(u.rest) == 0 {
-		u.rest, err = u.src.next()
-		if err == io.EOF && u.framing.kind == knownLength && u.src.sent() < u.framing.length {
-			err = errContentShort
-		}
-		if err != nil {
-			return 0, err
-		}
-	}
-	n = copy(p, u.rest)
-	u.rest = u.rest[n:]
-	return n, nil
-}
-
-// Close implements io.Closer, for net/http, which does not want more.
-func (u *http2Upload) Close() error {
-	if u.touched.Load() {
-		u.h.closeBody(u.c)
-	}
-	return nil
-}
-
-// end closes what is left.
-func (u *http2Upload) end() {
-	if u.src != nil {
-		u.h.closeBody(u.c)
-	}
-}
-
 // interimHTTP2 passes a 1xx response on.
 func (h *hookedExchange) interimHTTP2(i http2Interim) error {
 	h.mu.Lock()
@@ -379,12 +338,14 @@ func (h *hookedExchange) interimHTTP2(i http2Interim) error {
 	return nil
 }
 
-// interimHTTP2 passes a 1xx response of HTTP/2 to a client of HTTP/1.
+// interimHTTP2 passes a 1xx response of HTTP/2 to a client of HTTP/1. A client that does not take
+// it is given up soon, since the streams of others wait for it.
 func (x *exchange) interimHTTP2(i http2Interim) error {
+	const patience = 2 * time.Second
 	if x.line.minor == 0 {
 		return nil
 	}
-	x.reply.start(x.client.s, framing{}, x.client.p.limits.contentTime)
+	x.reply.start(x.client.s, framing{}, patience)
 	b := appendStatusLine(x.reply.out, i.code, http.StatusText(i.code))
 	for name, values := range i.header {
 		for _, value := range values {
@@ -394,5 +355,9 @@ func (x *exchange) interimHTTP2(i http2Interim) error {
 		}
 	}
 	x.reply.out = append(b, "\r\n"...)
-	return x.reply.flush()
+	if x.reply.flush() != nil {
+		x.client.leave()
+		return ErrClientGone
+	}
+	return nil
 }

@@ -3,8 +3,10 @@ package mitm
 import (
 	"context"
 	"errors"
+	"io"
 	"net"
 	"net/http"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -18,7 +20,8 @@ const (
 	maxStreams = 250
 	// maxFrame is the smallest allowed: larger ones would let streams wait for each other.
 	maxFrame = 16 << 10
-	// connWindow is so large that streams that stand still never block others.
+	// connWindow is so large that streams that stand still never block others. No connection has
+	// more than maxStreams.
 	connWindow = maxStreams * streamWindow
 )
 
@@ -28,6 +31,8 @@ type http2Origins struct {
 	transport *http.Transport
 
 	mu      sync.Mutex
+	most    int64        // that are kept while idle
+	count   atomic.Int64 // of conns
 	conns   map[originKey][]*http2Origin
 	dialing map[originKey]*http2Dial
 	closed  bool
@@ -38,6 +43,7 @@ type http2Origin struct {
 	*http.ClientConn
 	o      *origin
 	reused atomic.Bool
+	silent atomic.Bool // a request ran into a timeout: it may be gone without a word
 }
 
 // http2Dial is a dial that several streams wait for.
@@ -69,6 +75,7 @@ func (hs *http2Origins) start(l *limits) {
 			WriteByteTimeout:              max(l.contentTime, 0),
 		},
 	}
+	hs.most = maxIdleOrigins
 	hs.conns, hs.dialing = map[originKey][]*http2Origin{}, map[originKey]*http2Dial{}
 }
 
@@ -106,7 +113,7 @@ func (hs *http2Origins) reserve(key originKey) (*http2Origin, *http2Dial, error)
 		return nil, nil, ErrProxyClosed
 	}
 	for _, c := range hs.conns[key] {
-		if c.Reserve() == nil {
+		if c.InFlight() < maxStreams && !c.silent.Load() && c.Reserve() == nil {
 			return c, nil, nil
 		}
 	}
@@ -185,28 +192,32 @@ func (hs *http2Origins) add(o *origin, key originKey) (*http2Origin, error) {
 		return nil, ErrProxyClosed
 	}
 	hs.conns[key] = append(hs.conns[key], c)
+	hs.count.Add(1)
 	cc.SetStateHook(func(cc *http.ClientConn) {
-		if cc.Err() != nil {
-			go hs.remove(c, key) // the hook may be called where the lock is held
+		if cc.Err() != nil || (c.silent.Load() || hs.count.Load() > hs.most) && cc.InFlight() == 0 {
+			go hs.rest(c, key) // the hook may be called where the lock is held
 		}
 	})
 	return c, nil
 }
 
-func (hs *http2Origins) remove(c *http2Origin, key originKey) {
+// rest removes a connection that has ended, or is idle and of no more use, or while there are
+// too many.
+func (hs *http2Origins) rest(c *http2Origin, key originKey) {
 	hs.mu.Lock()
 	defer hs.mu.Unlock()
-	list := hs.conns[key]
-	for i := range list {
-		if list[i] == c {
-			list[i] = list[len(list)-1]
-			hs.conns[key] = list[:len(list)-1]
-			break
-		}
+	if c.Err() == nil && (c.InFlight() > 0 || !c.silent.Load() && hs.count.Load() <= hs.most) {
+		return
 	}
-	if len(hs.conns[key]) == 0 {
+	i := slices.Index(hs.conns[key], c)
+	if i < 0 {
+		return
+	}
+	hs.count.Add(-1)
+	if hs.conns[key] = slices.Delete(hs.conns[key], i, i+1); len(hs.conns[key]) == 0 {
 		delete(hs.conns, key)
 	}
+	go c.Close() // which takes time, and calls the hook
 }
 
 // close closes all connections and takes no more.
@@ -255,6 +266,51 @@ func unprocessed(err error) bool {
 	return false
 }
 
+// http2Upload is the content of a request on its way to an origin. As long as nothing of it
+// was read the request can be sent again. It is read by net/http's goroutines, and survives
+// the panic of a reader that a hook put in.
+type http2Upload struct {
+	h       *hookedExchange
+	src     *readerSource
+	framing framing
+	rest    []byte
+	c       io.Closer
+	touched atomic.Bool
+}
+
+// Read implements io.Reader.
+func (u *http2Upload) Read(p []byte) (n int, err error) {
+	defer u.h.recovered(&err)
+	u.touched.Store(true)
+	if len(u.rest) == 0 {
+		u.rest, err = u.src.next()
+		if err == io.EOF && u.framing.kind == knownLength && u.src.sent() < u.framing.length {
+			err = errContentShort
+		}
+		if err != nil {
+			return 0, err
+		}
+	}
+	n = copy(p, u.rest)
+	u.rest = u.rest[n:]
+	return n, nil
+}
+
+// Close implements io.Closer, for net/http, which does not want more.
+func (u *http2Upload) Close() error {
+	if u.touched.Load() {
+		u.h.closeBody(u.c)
+	}
+	return nil
+}
+
+// end closes what is left.
+func (u *http2Upload) end() {
+	if u.src != nil {
+		u.h.closeBody(u.c)
+	}
+}
+
 // streamConn is a stream as a net.Conn, for net/http.
 type streamConn struct {
 	s       *stream
@@ -286,10 +342,18 @@ func (c *streamConn) Write(p []byte) (int, error) { return c.s.nc.Write(p) }
 func (c *streamConn) Close() error { return c.s.close() }
 
 // LocalAddr implements net.Conn.
-func (c *streamConn) LocalAddr() net.Addr { return c.s.nc.LocalAddr() }
+func (c *streamConn) LocalAddr() net.Addr { return addrOr(c.s.nc.LocalAddr()) }
 
 // RemoteAddr implements net.Conn.
-func (c *streamConn) RemoteAddr() net.Addr { return c.s.nc.RemoteAddr() }
+func (c *streamConn) RemoteAddr() net.Addr { return addrOr(c.s.nc.RemoteAddr()) }
+
+// addrOr returns a, or an address without a text: net/http does not look for nil.
+func addrOr(a net.Addr) net.Addr {
+	if a == nil {
+		return &net.UnixAddr{}
+	}
+	return a
+}
 
 // SetDeadline implements net.Conn.
 func (c *streamConn) SetDeadline(t time.Time) error { return c.s.nc.SetDeadline(t) }

@@ -203,7 +203,11 @@ func (op *opening) certificate() (cert *tls.Certificate, err error) {
 		return op.own, nil
 	}
 	host, _, _ := net.SplitHostPort(op.conn.Destination.Addr)
-	return op.c.p.CA.certificate(namesFor(op.conn.ServerName, host, op.mirror.cert))
+	mirror := op.mirror.cert
+	if !op.mirror.verified && op.conn.ServerName != "" { // whoever made it would get clients to take it for others
+		mirror = nil
+	}
+	return op.c.p.CA.certificate(namesFor(op.conn.ServerName, host, mirror))
 }
 
 // refusedBy gives an error of the client's TLS its step, and remembers a client that does not

@@ -106,7 +106,7 @@ func (h *hookedExchange) requestTarget(req *http.Request) (string, error) {
 
 // routeOf returns the exchange's own route unless a hook named another destination.
 func (h *hookedExchange) routeOf(u *url.URL) *route {
-	if u.Scheme == h.sent.Scheme && u.Host == h.sent.Host {
+	if u == nil || u.Scheme == h.sent.Scheme && u.Host == h.sent.Host { // nil is refused later
 		return h.route
 	}
 	port := u.Port()

@@ -95,10 +95,11 @@ type handlerWriter struct {
 }
 
 func (w *handlerWriter) serve(t handlerTransport, req *http.Request) {
+	returned := false
 	defer func() {
-		if v := recover(); v != nil {
+		if v := recover(); !returned { // it may also have ended its goroutine
 			err := error(http.ErrAbortHandler)
-			if v != err {
+			if v != nil && v != err {
 				err = t.panicked("handler", v)
 			}
 			w.once.Do(func() {
@@ -109,6 +110,7 @@ func (w *handlerWriter) serve(t handlerTransport, req *http.Request) {
 		}
 	}()
 	t.handler.ServeHTTP(w, req)
+	returned = true
 	w.WriteHeader(http.StatusOK)
 	w.w.Close()
 }

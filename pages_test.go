@@ -142,6 +142,10 @@ func TestPagesHandler(t *testing.T) {
 	})
 	mux.HandleFunc("GET /nothing", func(http.ResponseWriter, *http.Request) {})
 	mux.HandleFunc("GET /gone", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusNoContent) })
+	mux.HandleFunc("GET /wait", func(w http.ResponseWriter, req *http.Request) { // for HEAD, too
+		w.(http.Flusher).Flush()
+		<-req.Context().Done()
+	})
 	mux.HandleFunc("GET /panic", func(http.ResponseWriter, *http.Request) { panic("oops") })
 	mux.HandleFunc("GET /abort", func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) })
 	mux.HandleFunc("GET /halfway", func(w http.ResponseWriter, _ *http.Request) {
@@ -179,6 +183,8 @@ func TestPagesHandler(t *testing.T) {
 				want(t, content(t, res, err)+res.Status[:3], "200")
 				res, err = client.Get(site + "/gone")
 				want(t, content(t, res, err)+res.Status[:3], "204")
+				res, err = client.Head(site + "/wait")
+				want(t, content(t, res, err)+res.Status[:3], "200")
 				logged := log.count()
 				res, err = client.Get(site + "/panic")
 				if body := content(t, res, err); res.StatusCode != http.StatusBadGateway || strings.Contains(body, "oops") {

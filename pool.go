@@ -26,6 +26,9 @@ type originKey struct {
 // socket returns the part of the key that matters before TLS.
 func (k originKey) socket() originKey { return originKey{addr: k.addr, options: k.options} }
 
+// isLong says whether names that clients chose make the key too long to be remembered.
+func (k originKey) isLong() bool { return len(k.addr)+len(k.serverName)+len(k.alpn) > maxKeyNames }
+
 // mayHTTP2 says whether connections may turn out to speak HTTP/2.
 func (k originKey) mayHTTP2() bool { return strings.HasPrefix(k.alpn, protoHTTP2) }
 

@@ -281,7 +281,7 @@ func (p *Proxy) Shutdown(ctx context.Context) error {
 	p.stopAccepting()
 	p.mu.Lock()
 	for c := range p.clients {
-		c.closeIfIdle()
+		p.active.Go(c.closeIfIdle) // in TLS it says goodbye, to whom may not listen
 	}
 	p.mu.Unlock()
 	done := make(chan struct{})

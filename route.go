@@ -65,6 +65,8 @@ type routes struct {
 	name   []byte // scratch: scheme, host and port
 	last   *route // of the name in lastOf
 	lastOf string
+
+	deciding map[string]chan struct{} // closed when hooks have decided about a name
 }
 
 // find returns the route that line names, if it was decided before. Asking for the same
@@ -86,8 +88,8 @@ func (rs *routes) find(line *requestLine) *route {
 	return r
 }
 
-// add remembers r for the line that find was asked about last.
-func (rs *routes) add(r *route) {
+// add remembers r for a name of find.
+func (rs *routes) add(name string, r *route) {
 	if rs.byName == nil {
 		rs.byName = map[string]*route{}
 	}
@@ -97,8 +99,8 @@ func (rs *routes) add(r *route) {
 			delete(rs.byName, name)
 		}
 	}
-	rs.last, rs.lastOf = r, string(rs.name)
-	rs.byName[rs.lastOf] = r
+	rs.last, rs.lastOf = r, name
+	rs.byName[name] = r
 }
 
 // close closes connections that only this client may use.

@@ -177,13 +177,22 @@ func (c *client) serveInside(op *opening) error {
 	r := op.route
 	conn := *op.conn
 	r.conn = &conn
-	if isHTTP(c.tls.NegotiatedProtocol) {
+	waits := isHTTP(c.tls.NegotiatedProtocol) // and nothing is lost if it is closed
+	if waits {
 		op.early.stopListening()
-	} else if op.early.begun() {
+		if !c.rest() {
+			op.early.close()
+			return nil
+		}
+	} else if op.early.begun() && r.action != Reject && r.pages == nil {
 		op.early.listenAgain(c.s)
 	}
 	var err error
 	conn.Protocol, err = c.firstBytes(op.early, r)
+	if waits && !c.wake() {
+		op.early.close()
+		return nil
+	}
 	if err != nil {
 		op.early.reset()
 		c.s.reset()

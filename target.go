@@ -40,15 +40,39 @@ func (x *exchange) findRoute() error {
 }
 
 // routeTo returns the route that an absolute-form target names. Streams of one connection
-// share it.
+// share it, and wait for the decision about it, but not for those about others.
 func (c *client) routeTo(flow *Flow, line *requestLine) *route {
-	c.routes.mu.Lock()
-	defer c.routes.mu.Unlock()
-	r := c.routes.find(line)
-	if r == nil {
-		r = c.newRoute(flow, line)
-		c.routes.add(r)
+	rs := &c.routes
+	rs.mu.Lock()
+	defer rs.mu.Unlock()
+	for {
+		if r := rs.find(line); r != nil {
+			return r
+		}
+		name := string(rs.name)
+		decided := rs.deciding[name]
+		if decided == nil {
+			return c.decideRoute(flow, line, name)
+		}
+		rs.mu.Unlock()
+		<-decided
+		rs.mu.Lock()
 	}
+}
+
+// decideRoute makes the route of name. The lock is held, but not while hooks are asked.
+func (c *client) decideRoute(flow *Flow, line *requestLine, name string) *route {
+	rs, decided := &c.routes, make(chan struct{})
+	defer close(decided)
+	if rs.deciding == nil {
+		rs.deciding = map[string]chan struct{}{}
+	}
+	rs.deciding[name] = decided
+	rs.mu.Unlock()
+	r := c.newRoute(flow, line)
+	rs.mu.Lock()
+	delete(rs.deciding, name)
+	rs.add(name, r)
 	return r
 }
 

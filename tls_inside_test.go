@@ -1,6 +1,7 @@
 package mitm_test
 
 import (
+	"context"
 	"crypto/tls"
 	"errors"
 	"io"
@@ -262,6 +263,49 @@ func TestR27_CloseNotifyToClient(t *testing.T) {
 					}
 				})
 			}
+		})
+	}
+}
+
+// A hook that has the ClientHello may find that TLS ends at the proxy: then the origin is
+// spoken to in the clear, whoever begins.
+func TestTLSEndsHere(t *testing.T) {
+	for name, test := range map[string]struct {
+		serve     func(c *peer)
+		say, hear string
+	}{
+		"HTTP":         {func(c *peer) { c.head(); c.send(ok200) }, "GET / HTTP/1.1\r\nHost: site.test\r\n\r\n", ok200},
+		"binary":       {func(c *peer) { io.Copy(c.Conn, c.r) }, "\x00\x01\x02", "\x00\x01\x02"},
+		"server first": {func(c *peer) { c.rest() }, "", "220 hello\r\n"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			eachEntry(t, func(t *testing.T, e entry) {
+				begin := make(chan bool, 1)
+				s := newRawSite(t, e, origin(t, func(c *peer) {
+					if test.say == "" { // not before the client is in TLS
+						<-begin
+						c.send(test.hear)
+					}
+					test.serve(c)
+				}))
+				requests := make(chan string, 1)
+				s.p.Hooks = []mitm.Hook{mitm.OnRequest(func(req *http.Request) (*http.Response, error) {
+					requests <- req.URL.String()
+					return nil, nil
+				}), mitm.OnConn(func(_ context.Context, c *mitm.Conn) (mitm.Action, error) {
+					if c.Protocol == mitm.TLS {
+						c.Destination.TLS = false
+					}
+					return mitm.Default, nil
+				})}
+				c := s.mustSpeak(t, start(t, s.p), s.trusting())
+				begin <- true
+				io.WriteString(c, test.say)
+				want(t, newPeer(t, c).read(len(test.hear)), test.hear)
+				if read := len(requests) == 1; read != (name == "HTTP") {
+					t.Errorf("%d requests were read", len(requests))
+				}
+			})
 		})
 	}
 }
