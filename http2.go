@@ -60,7 +60,7 @@ func (c *client) serveHTTP2() {
 	h.server.Serve(l)
 	if l.taken.Load() {
 		<-h.closed
-		conn.leave()
+		conn.takeBack()
 	}
 	c.drain.Store(nil)
 	h.wait()

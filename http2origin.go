@@ -2,14 +2,11 @@ package mitm
 
 import (
 	"context"
-	"errors"
-	"io"
 	"net"
 	"net/http"
 	"slices"
 	"sync"
 	"sync/atomic"
-	"time"
 )
 
 const (
@@ -232,134 +229,3 @@ func (hs *http2Origins) close() {
 		}
 	}
 }
-
-// http2StreamError has the shape of the error of a reset stream, which net/http does not
-// export but converts to any type like this one.
-type http2StreamError struct {
-	StreamID uint32
-	Code     uint32
-	Cause    error
-}
-
-// Error implements error.
-func (e http2StreamError) Error() string { return "stream error" }
-
-// mayRepeat says whether a request that ended in err, and of whose content nothing was read,
-// may be sent again. A reset of the stream is an answer.
-func (c *http2Origin) mayRepeat(err error, method string) bool {
-	var reset http2StreamError
-	return unprocessed(err) || c.reused.Load() && idempotent(method) && !isTimeout(err) && !errors.As(err, &reset)
-}
-
-// unprocessed says whether an origin has said that it did nothing for a request (RFC 9113,
-// sections 6.8 and 8.7).
-func unprocessed(err error) bool {
-	const refusedStream = 7
-	var stream http2StreamError
-	if errors.As(err, &stream) {
-		return stream.Code == refusedStream
-	}
-	switch err.Error() { // of errors that net/http does not export
-	case "http2: Transport received Server's graceful shutdown GOAWAY", "http2: client conn not usable":
-		return true
-	}
-	return false
-}
-
-// http2Upload is the content of a request on its way to an origin. As long as nothing of it
-// was read the request can be sent again. It is read by net/http's goroutines, and survives
-// the panic of a reader that a hook put in.
-type http2Upload struct {
-	h       *hookedExchange
-	src     *readerSource
-	framing framing
-	rest    []byte
-	c       io.Closer
-	touched atomic.Bool
-}
-
-// Read implements io.Reader.
-func (u *http2Upload) Read(p []byte) (n int, err error) {
-	defer u.h.recovered(&err)
-	u.touched.Store(true)
-	if len(u.rest) == 0 {
-		u.rest, err = u.src.next()
-		if err == io.EOF && u.framing.kind == knownLength && u.src.sent() < u.framing.length {
-			err = errContentShort
-		}
-		if err != nil {
-			return 0, err
-		}
-	}
-	n = copy(p, u.rest)
-	u.rest = u.rest[n:]
-	return n, nil
-}
-
-// Close implements io.Closer, for net/http, which does not want more.
-func (u *http2Upload) Close() error {
-	if u.touched.Load() {
-		u.h.closeBody(u.c)
-	}
-	return nil
-}
-
-// end closes what is left.
-func (u *http2Upload) end() {
-	if u.src != nil {
-		u.h.closeBody(u.c)
-	}
-}
-
-// streamConn is a stream as a net.Conn, for net/http.
-type streamConn struct {
-	s       *stream
-	reading sync.Mutex // held while the stream is read
-	left    bool       // it is not read any more
-}
-
-// Read implements net.Conn.
-func (c *streamConn) Read(p []byte) (int, error) {
-	c.reading.Lock()
-	defer c.reading.Unlock()
-	if c.left {
-		return 0, net.ErrClosed
-	}
-	return c.s.Read(p)
-}
-
-// leave takes the stream, which is closed, back from a goroutine that may still read.
-func (c *streamConn) leave() {
-	c.reading.Lock()
-	defer c.reading.Unlock()
-	c.left = true
-}
-
-// Write implements net.Conn.
-func (c *streamConn) Write(p []byte) (int, error) { return c.s.nc.Write(p) }
-
-// Close implements net.Conn.
-func (c *streamConn) Close() error { return c.s.close() }
-
-// LocalAddr implements net.Conn.
-func (c *streamConn) LocalAddr() net.Addr { return addrOr(c.s.nc.LocalAddr()) }
-
-// RemoteAddr implements net.Conn.
-func (c *streamConn) RemoteAddr() net.Addr { return addrOr(c.s.nc.RemoteAddr()) }
-
-// addrOr returns a, or an address without a text: net/http does not look for nil.
-func addrOr(a net.Addr) net.Addr {
-	if a == nil {
-		return &net.UnixAddr{}
-	}
-	return a
-}
-
-// SetDeadline implements net.Conn.
-func (c *streamConn) SetDeadline(t time.Time) error { return c.s.nc.SetDeadline(t) }
-
-// SetReadDeadline implements net.Conn.
-func (c *streamConn) SetReadDeadline(t time.Time) error { return c.s.nc.SetReadDeadline(t) }
-
-// SetWriteDeadline implements net.Conn.
-func (c *streamConn) SetWriteDeadline(t time.Time) error { return c.s.nc.SetWriteDeadline(t) }

@@ -1,0 +1,253 @@
+package mitm
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net/http"
+	"net/http/httptrace"
+	"net/textproto"
+	"net/url"
+	"strconv"
+	"sync/atomic"
+	"time"
+)
+
+// This file takes requests to origin servers that speak HTTP/2.
+
+// overHTTP2 sends req on a stream of c, where a place is reserved. A request of which an
+// origin has seen nothing is sent again, once, on another connection.
+func (t *hookedTrip) overHTTP2(c *http2Origin, req *http.Request) (*http.Response, error) {
+	h := t.h
+	out, body, err := t.forHTTP2(req)
+	if err != nil {
+		c.Release()
+		return nil, err
+	}
+	res, err := c.RoundTrip(out)
+	if err != nil && !body.touched.Load() && out.Context().Err() == nil && c.mayRepeat(err, req.Method) {
+		other, o, _ := h.client.p.http2.get(out.Context(), t.route, h.origins, &h.client.p.choices)
+		if o != nil { // it speaks HTTP/2 no more; the next request finds out
+			h.origins.close(o)
+		}
+		if other != nil {
+			c = other
+			res, err = c.RoundTrip(out)
+		}
+	}
+	c.reused.Store(true)
+	if err != nil {
+		body.end()
+		if ctx := req.Context(); ctx.Err() != nil {
+			err = context.Cause(ctx)
+		} else if isTimeout(err) {
+			c.silent.Store(true)
+			h.client.p.http2.rest(c, t.route.key)
+		}
+		return nil, &OpError{Op: "read response", Addr: t.route.key.addr, Err: err}
+	}
+	if res.StatusCode == http.StatusSwitchingProtocols {
+		res.Body.Close()
+		return nil, &OpError{Op: "read response", Addr: t.route.key.addr, Err: errUpgrade}
+	}
+	t.control.framing = framing{kind: chunked}
+	if res.ContentLength >= 0 {
+		t.control.framing = framing{kind: knownLength, length: res.ContentLength}
+	}
+	res.Request, res.TLS = req, c.o.state
+	if res.Body != http.NoBody {
+		res.Body = &http2Content{res.Body, res}
+	}
+	return res, nil
+}
+
+// http2Content is the content of a response that came by HTTP/2.
+type http2Content struct {
+	io.ReadCloser
+	res *http.Response
+}
+
+// forHTTP2 makes the request that net/http is to send.
+func (t *hookedTrip) forHTTP2(req *http.Request) (*http.Request, *http2Upload, error) {
+	h := t.h
+	target, err := h.requestTarget(req)
+	if err != nil {
+		return nil, nil, err
+	}
+	w, err := h.requestRewrite(req, &t.asked)
+	if err != nil {
+		return nil, nil, err
+	}
+	f, src, err := h.requestContent(req)
+	if err != nil {
+		return nil, nil, err
+	}
+	trace := &httptrace.ClientTrace{Got1xxResponse: func(code int, header textproto.MIMEHeader) error {
+		return h.interimHTTP2(http2Interim{code, header})
+	}}
+	out := (&http.Request{
+		Method: req.Method,
+		URL:    &url.URL{Scheme: req.URL.Scheme, Host: req.URL.Host, Opaque: "//" + string(w.host) + target},
+		Header: make(http.Header, len(w.fields)+1), Host: string(w.host), Trailer: req.Trailer,
+	}).WithContext(httptrace.WithClientTrace(h.streamContext(req), trace))
+	if target == "*" {
+		out.URL.Opaque = target
+	}
+	w.setRequestHeader(out.Header)
+	if src != nil {
+		src.direct = nil // who reads it has to hold the lock of the client's content
+		h.body.lent = req.Body == h.own
+	}
+	body := &http2Upload{h: h, src: src, framing: f, c: req.Body}
+	if out.ContentLength = f.contentLength(); src != nil {
+		out.Body = body
+	}
+	h.flow.Request = req
+	return out, body, nil
+}
+
+// setRequestHeader puts the fields of a request where net/http looks for them.
+func (w *rewrite) setRequestHeader(h http.Header) {
+	h["User-Agent"] = nil // or net/http adds its own
+	for f := range sendable(w.fields, w.control) {
+		switch {
+		case f.kind == contentLengthField, f.kind == proxyAuthorizationField, equalFold(f.name, "trailer"):
+		case f.kind == maxForwardsField && w.forwards:
+			h.Set("Max-Forwards", strconv.Itoa(w.control.maxForwards-1))
+		default:
+			name := http.CanonicalHeaderKey(string(f.name))
+			h[name] = append(h[name], string(f.value))
+		}
+	}
+	if w.control.trailers {
+		h.Set("Te", "trailers")
+	}
+	if w.via != "" {
+		h.Add("Via", w.version()+" "+w.via)
+	}
+}
+
+// interimHTTP2 passes a 1xx response on.
+func (h *hookedExchange) interimHTTP2(i http2Interim) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if i.code == http.StatusSwitchingProtocols {
+		return errUpgrade
+	}
+	if h.answered {
+		return nil
+	}
+	switch x := h.asker.(type) {
+	case *http2Exchange:
+		if i.code != http.StatusContinue { // net/http says it when the content is read
+			return x.pass(i)
+		}
+	case *exchange:
+		if !h.continued || i.code != http.StatusContinue {
+			return x.interimHTTP2(i)
+		}
+	}
+	return nil
+}
+
+// interimHTTP2 passes a 1xx response of HTTP/2 to a client of HTTP/1. A client that does not take
+// it is given up soon, since the streams of others wait for it.
+func (x *exchange) interimHTTP2(i http2Interim) error {
+	const patience = 2 * time.Second
+	if x.line.minor == 0 {
+		return nil
+	}
+	x.reply.start(x.client.s, framing{}, patience)
+	b := appendStatusLine(x.reply.out, i.code, http.StatusText(i.code))
+	for name, values := range i.header {
+		for _, value := range values {
+			if f, err := newField(name, value); err == nil && f.kind == endToEnd {
+				b = append(append(b, f.line...), "\r\n"...)
+			}
+		}
+	}
+	x.reply.out = append(b, "\r\n"...)
+	if x.reply.flush() != nil {
+		x.client.leave()
+		return ErrClientGone
+	}
+	return nil
+}
+
+// http2Upload is the content of a request on its way to an origin. As long as nothing of it
+// was read the request can be sent again. It is read by net/http's goroutines, and survives
+// the panic of a reader that a hook put in.
+type http2Upload struct {
+	h       *hookedExchange
+	src     *readerSource
+	framing framing
+	rest    []byte
+	c       io.Closer
+	touched atomic.Bool
+}
+
+// Read implements io.Reader.
+func (u *http2Upload) Read(p []byte) (n int, err error) {
+	defer u.h.recovered(&err)
+	u.touched.Store(true)
+	if len(u.rest) == 0 {
+		u.rest, err = u.src.next()
+		if err == io.EOF && u.framing.kind == knownLength && u.src.sent() < u.framing.length {
+			err = errContentShort
+		}
+		if err != nil {
+			return 0, err
+		}
+	}
+	n = copy(p, u.rest)
+	u.rest = u.rest[n:]
+	return n, nil
+}
+
+// Close implements io.Closer, for net/http, which does not want more.
+func (u *http2Upload) Close() error {
+	if u.touched.Load() {
+		u.h.closeBody(u.c)
+	}
+	return nil
+}
+
+// end closes what is left.
+func (u *http2Upload) end() {
+	if u.src != nil {
+		u.h.closeBody(u.c)
+	}
+}
+
+// http2StreamError has the shape of the error of a reset stream, which net/http does not
+// export but converts to any type like this one.
+type http2StreamError struct {
+	StreamID uint32
+	Code     uint32
+	Cause    error
+}
+
+// Error implements error.
+func (e http2StreamError) Error() string { return "stream error" }
+
+// mayRepeat says whether a request that ended in err, and of whose content nothing was read,
+// may be sent again. A reset of the stream is an answer.
+func (c *http2Origin) mayRepeat(err error, method string) bool {
+	var reset http2StreamError
+	return unprocessed(err) || c.reused.Load() && idempotent(method) && !isTimeout(err) && !errors.As(err, &reset)
+}
+
+// unprocessed says whether an origin has said that it did nothing for a request (RFC 9113,
+// sections 6.8 and 8.7).
+func unprocessed(err error) bool {
+	const refusedStream = 7
+	var stream http2StreamError
+	if errors.As(err, &stream) {
+		return stream.Code == refusedStream
+	}
+	switch err.Error() { // of errors that net/http does not export
+	case "http2: Transport received Server's graceful shutdown GOAWAY", "http2: client conn not usable":
+		return true
+	}
+	return false
+}

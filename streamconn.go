@@ -1,0 +1,60 @@
+package mitm
+
+import (
+	"net"
+	"sync"
+	"time"
+)
+
+// streamConn is a stream as a net.Conn, for net/http.
+type streamConn struct {
+	s       *stream
+	reading sync.Mutex // held while the stream is read
+	taken   bool       // back: it is not read any more
+}
+
+// Read implements net.Conn.
+func (c *streamConn) Read(p []byte) (int, error) {
+	c.reading.Lock()
+	defer c.reading.Unlock()
+	if c.taken {
+		return 0, net.ErrClosed
+	}
+	return c.s.Read(p)
+}
+
+// takeBack makes sure that no goroutine reads the stream, which is closed, any more.
+func (c *streamConn) takeBack() {
+	c.reading.Lock()
+	defer c.reading.Unlock()
+	c.taken = true
+}
+
+// Write implements net.Conn.
+func (c *streamConn) Write(p []byte) (int, error) { return c.s.nc.Write(p) }
+
+// Close implements net.Conn.
+func (c *streamConn) Close() error { return c.s.close() }
+
+// LocalAddr implements net.Conn.
+func (c *streamConn) LocalAddr() net.Addr { return addrOr(c.s.nc.LocalAddr()) }
+
+// RemoteAddr implements net.Conn.
+func (c *streamConn) RemoteAddr() net.Addr { return addrOr(c.s.nc.RemoteAddr()) }
+
+// addrOr returns a, or an address without a text: net/http does not look for nil.
+func addrOr(a net.Addr) net.Addr {
+	if a == nil {
+		return &net.UnixAddr{}
+	}
+	return a
+}
+
+// SetDeadline implements net.Conn.
+func (c *streamConn) SetDeadline(t time.Time) error { return c.s.nc.SetDeadline(t) }
+
+// SetReadDeadline implements net.Conn.
+func (c *streamConn) SetReadDeadline(t time.Time) error { return c.s.nc.SetReadDeadline(t) }
+
+// SetWriteDeadline implements net.Conn.
+func (c *streamConn) SetWriteDeadline(t time.Time) error { return c.s.nc.SetWriteDeadline(t) }
