@@ -25,7 +25,8 @@ Data flows down this list. Each step is a file, or a few.
 	exchange  http1.go      one HTTP/1 request and its response: target.go finds its route.go,
 	                        answer.go ends it, connect.go has CONNECT, 101 and TRACE
 	          http2.go      an HTTP/2 connection, by net/http; http2exchange.go: one stream of it,
-	                        with http2target.go (its route, CONNECT) and http2forward.go
+	                        with http2target.go (its route), http2forward.go and
+	                        http2tunnel.go (CONNECT)
 	trip      trip.go       a request on its way to an origin and the response back, over one of
 	                        the origins.go of a client (watch.go: is the client still there?)
 	origin    dial.go       connecting; pool.go: idle connections; guard.go: connections to oneself;

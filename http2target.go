@@ -1,13 +1,9 @@
 package mitm
 
 import (
-	"io"
-	"net"
 	"net/http"
 	"strconv"
 	"strings"
-	"sync/atomic"
-	"time"
 )
 
 // findRoute finds the destination of the request and the decision about it, as in HTTP/1.
@@ -103,85 +99,3 @@ func (x *http2Exchange) serveTunnel(c *client) error {
 	x.broken = err != nil
 	return err
 }
-
-// http2Tunnel is a stream as a connection. Reading is by way of a pipe, because that has
-// deadlines. HTTP/2 of net/http can't end one direction of a stream alone, so that a tunnel
-// ends as a whole when the origin ends its side.
-type http2Tunnel struct {
-	net.Conn          // the reading end of the pipe
-	in       net.Conn // the other one
-	x        *http2Exchange
-	rc       *http.ResponseController
-	pumped   chan struct{}
-	cut      atomic.Pointer[error] // why the client's side has no proper end
-}
-
-func newHTTP2Tunnel(x *http2Exchange) *http2Tunnel {
-	out, in := net.Pipe()
-	t := &http2Tunnel{Conn: out, in: in, x: x, rc: http.NewResponseController(x.w), pumped: make(chan struct{})}
-	go t.pump()
-	return t
-}
-
-// pump passes on what the client sends.
-func (t *http2Tunnel) pump() {
-	defer close(t.pumped)
-	defer t.in.Close()
-	buf := takeBuffer()
-	defer giveBuffer(buf)
-	for {
-		n, err := t.x.req.Body.Read(buf)
-		if err != nil && err != io.EOF {
-			t.cut.Store(&err)
-		}
-		if _, failed := t.in.Write(buf[:n]); err != nil || failed != nil {
-			return
-		}
-	}
-}
-
-// stop ends the pump.
-func (t *http2Tunnel) stop() {
-	t.Conn.Close()
-	t.x.req.Body.Close()
-	<-t.pumped
-}
-
-// Read implements net.Conn.
-func (t *http2Tunnel) Read(p []byte) (int, error) {
-	n, err := t.Conn.Read(p)
-	if cut := t.cut.Load(); err == io.EOF && cut != nil {
-		err = *cut
-	}
-	return n, err
-}
-
-// Write implements net.Conn.
-func (t *http2Tunnel) Write(p []byte) (int, error) {
-	n, err := t.x.w.Write(p)
-	if err != nil {
-		return n, err
-	}
-	return n, t.rc.Flush()
-}
-
-// CloseWrite ends both directions, this one when the stream is through with.
-func (t *http2Tunnel) CloseWrite() error { return t.in.Close() }
-
-// SetWriteDeadline implements net.Conn. It must not pass: what comes after would fail too.
-func (t *http2Tunnel) SetWriteDeadline(by time.Time) error { return t.rc.SetWriteDeadline(by) }
-
-// SetDeadline implements net.Conn.
-func (t *http2Tunnel) SetDeadline(by time.Time) error {
-	t.SetReadDeadline(by)
-	return t.SetWriteDeadline(by)
-}
-
-// SetLinger makes Close, which follows, one that does not wait for a client that stands still.
-func (t *http2Tunnel) SetLinger(int) error { return t.SetWriteDeadline(past) }
-
-// LocalAddr implements net.Conn.
-func (t *http2Tunnel) LocalAddr() net.Addr { return t.x.client.s.nc.LocalAddr() }
-
-// RemoteAddr implements net.Conn.
-func (t *http2Tunnel) RemoteAddr() net.Addr { return t.x.client.s.nc.RemoteAddr() }
