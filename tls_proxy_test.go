@@ -193,7 +193,7 @@ func openingProxy() *mitm.Proxy {
 
 // What an idle connection takes whose TLS is opened is bounded.
 func TestIdleOpened(t *testing.T) {
-	clients, pooled := int64(500), 128 // so many connections to an origin are kept
+	clients := int64(500) // and as many connections to the origin, which are kept
 	if raceEnabled() {
 		clients = 100
 	}
@@ -240,7 +240,7 @@ func TestIdleOpened(t *testing.T) {
 			for _, c := range all {
 				c.Close()
 			}
-			process.settled(before.Sockets+pooled, before)
+			process.settled(before.Sockets+int(clients), before)
 		})
 	}
 }
