@@ -42,7 +42,7 @@ type Proxy struct {
 	// MinVersion of 0, mean TLS 1.2 or newer. It is copied.
 	ClientTLS *tls.Config
 	// OriginTLS is used towards https origins. Nil verifies against the system's
-	// roots and speaks TLS 1.2 or newer. It is copied; an empty ServerName is filled in and
+	// roots and speaks TLS 1.2 or newer. Where it verifies, RSA keys have to have 2048 bits. It is copied; an empty ServerName is filled in and
 	// NextProtos replaced. Sessions are resumed unless SessionTicketsDisabled is set. See
 	// [Destination] for another one for a single host.
 	OriginTLS *tls.Config

@@ -200,9 +200,12 @@ func (c *client) serveInside(op *opening) error {
 	}
 	op.early.stopListening()
 	c.s.resume()
-	if len(c.s.buffered()) == 0 && isHTTP(c.tls.NegotiatedProtocol) { // it has left again
+	if waits && len(c.s.buffered()) == 0 { // it has left again
 		op.early.close()
 		return nil
+	}
+	if begun, _ := classify(c.s.buffered()); waits && begun == HTTP1 { // also if it stopped in the middle
+		conn.Protocol = HTTP1
 	}
 	return c.serveProtocol(r, op.flow, op.early)
 }
