@@ -5,7 +5,6 @@ import (
 	"errors"
 	"net/http"
 	"strconv"
-	"time"
 )
 
 // This file ends exchanges: what the client is told when it gets no response of an origin,
@@ -68,19 +67,26 @@ func (x *exchange) fail(err error) {
 		x.err = &OpError{Op: "read response", Addr: x.route.key.addr, Err: context.Cause(x.client.ctx)}
 		return
 	}
-	status := exchangeStatus(err)
-	var op *OpError
-	if errors.As(err, &op) && op.Op == "read request" {
-		status = requestStatus(err)
-	}
-	text := err.Error()
-	if errors.Is(err, errPanic) {
-		text = "hook: " + errPanic.Error()
-	}
-	x.keep = x.answer(status, text, x.control.close || !x.body.ended())
+	x.keep = x.answer(failureStatus(err), err.Error(), x.control.close || !x.body.ended())
 	if !x.keep {
 		x.linger()
 	}
+}
+
+// challenge is what a client without credentials is asked for (RFC 7617, section 2.1).
+const challenge = `Basic realm="proxy", charset="UTF-8"`
+
+// tellable is what a client is told: of some errors the text is in Flow.Err and not for it.
+func (x *routed) tellable(status int, text string) string {
+	switch {
+	case status == http.StatusForbidden:
+		text = ErrRejected.Error()
+	case status == http.StatusProxyAuthRequired:
+		text = ErrCredentials.Error()
+	case errors.Is(x.err, errPanic):
+		text = "hook: " + errPanic.Error()
+	}
+	return text + "\n"
 }
 
 // answer writes a short response of the proxy's own and says whether the connection
@@ -88,18 +94,12 @@ func (x *exchange) fail(err error) {
 func (x *exchange) answer(status int, text string, closing bool) (keep bool) {
 	x.answered(status)
 	closing = closing || x.client.p.closing.Load()
-	switch status { // why is in Flow.Err, not for the client
-	case http.StatusForbidden:
-		text = ErrRejected.Error()
-	case http.StatusProxyAuthRequired:
-		text = ErrCredentials.Error()
-	}
-	text += "\n"
+	text = x.tellable(status, text)
 	x.reply.start(x.client.s, framing{}, x.client.p.limits.contentTime)
 	b := appendStatusLine(x.reply.out, status, http.StatusText(status))
 	b = appendDate(b)
 	if status == http.StatusProxyAuthRequired {
-		b = append(b, "Proxy-Authenticate: Basic realm=\"proxy\", charset=\"UTF-8\"\r\n"...)
+		b = append(append(append(b, "Proxy-Authenticate: "...), challenge...), "\r\n"...)
 	}
 	b = append(b, "Content-Type: text/plain; charset=utf-8\r\nContent-Length: "...)
 	b = append(strconv.AppendInt(b, int64(len(text)), 10), "\r\n"...)
@@ -112,12 +112,6 @@ func (x *exchange) answer(status int, text string, closing bool) (keep bool) {
 	}
 	x.reply.out = b
 	return x.reply.flush() == nil && !closing
-}
-
-func (x *exchange) answered(status int) {
-	if x.flow != nil {
-		x.flow.Answered, x.flow.Status = time.Now(), status
-	}
 }
 
 func (x *exchange) countUp(n int64) {

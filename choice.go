@@ -33,13 +33,13 @@ type choices struct {
 
 // miss notes that a server did not answer in time, missed says whether that was so lately.
 func (cs *choices) miss(key originKey) {
+	if key.isLong() {
+		return
+	}
 	cs.mu.Lock()
 	defer cs.mu.Unlock()
 	if cs.misses == nil || len(cs.misses) >= maxChoices {
 		cs.misses = map[originKey]time.Time{}
-	}
-	if key.isLong() {
-		return
 	}
 	cs.misses[key] = time.Now().Add(missLife)
 }

@@ -6,19 +6,14 @@ import (
 	"strconv"
 )
 
-// connect serves a CONNECT (RFC 9110, section 9.3.6): the origin is dialled first, so
-// that the client is told what really happened. But where TLS is to be opened, it can be told
-// in there, and hooks may answer in the origin's place.
+// connect serves a CONNECT (RFC 9110, section 9.3.6).
 func (x *exchange) connect() {
-	c, opens := x.client, x.client.p.opens(x.route)
-	var o *origin
-	if !opens {
-		var err error
-		if o, err = c.dialTunnel(x.route); err != nil {
-			x.control.close = true // RFC 9931: what follows a refused CONNECT is no request
-			x.fail(err)
-			return
-		}
+	c := x.client
+	o, err := c.openTunnel(x.route)
+	if err != nil {
+		x.control.close = true // RFC 9931: what follows a refused CONNECT is no request
+		x.fail(err)
+		return
 	}
 	x.reply.start(c.s, framing{}, c.p.limits.contentTime)
 	x.reply.out = append(x.reply.out, "HTTP/1.1 200 Connection Established\r\n\r\n"...)
@@ -30,7 +25,7 @@ func (x *exchange) connect() {
 		return
 	}
 	x.answered(http.StatusOK)
-	x.tunnel = &tunnel{route: x.route, flow: x.flow, o: o, sniff: opens || x.route.action == Intercept}
+	x.tunnel = x.connected(o)
 }
 
 // switchProtocols passes a 101 on, after which the connection is a tunnel (RFC 9110,

@@ -47,11 +47,7 @@ type distrusts struct {
 	until map[distrust]time.Time
 }
 
-const (
-	maxRefusals = 4096
-	// maxKeyNames is how long the names may be that are remembered. Those of hosts have 253 bytes.
-	maxKeyNames = 1024
-)
+const maxDistrusts = 4096
 
 func (ds *distrusts) has(d distrust) bool {
 	if ds.life <= 0 {
@@ -72,7 +68,7 @@ func (ds *distrusts) put(d distrust) {
 		ds.until = map[distrust]time.Time{}
 	}
 	for old := range ds.until { // any: no client can make all others be forgotten
-		if len(ds.until) < maxRefusals {
+		if len(ds.until) < maxDistrusts {
 			break
 		}
 		delete(ds.until, old)

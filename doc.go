@@ -22,11 +22,11 @@ Data flows down this list. Each step is a file, or a few.
 	                        again. clienttls.go: what all of these share, ca.go and leaf.go: the
 	                        certificates (leafcache.go, cadir.go), choice.go: what origins
 	                        negotiated before, distrust.go: clients that refuse our certificate
-	exchange  http1.go      one HTTP/1 request and its response: target.go finds its route.go,
-	                        answer.go ends it, connect.go has CONNECT, 101 and TRACE
+	exchange  target.go     what requests of both versions have in common: each has a route.go
+	          http1.go      one HTTP/1 request and its response: answer.go ends it, connect.go has
+	                        CONNECT, 101 and TRACE
 	          http2.go      an HTTP/2 connection, by net/http; http2exchange.go: one stream of it,
-	                        with http2target.go (its route), http2forward.go and
-	                        http2tunnel.go (CONNECT)
+	                        with http2forward.go and http2tunnel.go (CONNECT)
 	trip      trip.go       a request on its way to an origin and the response back, over one of
 	                        the origins.go of a client (watch.go: is the client still there?)
 	origin    dial.go       connecting; pool.go: idle connections; guard.go: connections to oneself;
@@ -37,16 +37,16 @@ Data flows down this list. Each step is a file, or a few.
 	relay     relay.go      bytes both ways, unread
 
 The exchange has two ways. Without an [HTTPHook] the head is rewritten where it was read
-(rewrite.go) and no http.Request is built. With hooks, hooked.go calls them and hookedtrip.go
-is what they call at the end of the chain; incoming.go builds what they see, outgoing.go and
-hookcontent.go make messages of what they leave, with bridge.go between heads and http.Header,
-and by the same rewrite.go.
+(rewrite.go) and no http.Request is built. With hooks, and where either side speaks HTTP/2,
+hooked.go calls them and hookedtrip.go is what they call at the end of the chain; incoming.go
+builds what they see, outgoing.go and hookcontent.go make messages of what they leave, with
+bridge.go between heads and http.Header, and by the same rewrite.go.
 
 Below are the parsers, which know nothing of the rest: requestline.go, header.go, framing.go
 (which decides where a message ends), body.go (content, decoded) and send.go (content,
 encoded; content.go if a hook made it); and stream.go, a connection with a buffer that exists
-only while it holds bytes (tlsstream.go: one over TLS; tlssocket.go: what TLS runs on, and where a ClientHello can be read
-without consuming it).
+only while it holds bytes (tlsstream.go: one over TLS; tlssocket.go: what TLS runs on, and
+where a ClientHello can be read without consuming it).
 
 # TLS
 

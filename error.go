@@ -83,6 +83,15 @@ func requestStatus(err error) int {
 	return http.StatusBadRequest
 }
 
+// failureStatus is what a client is told of a request that failed at any step.
+func failureStatus(err error) int {
+	var op *OpError
+	if errors.As(err, &op) && op.Op == "read request" {
+		return requestStatus(err)
+	}
+	return exchangeStatus(err)
+}
+
 // exchangeStatus is what a client is told of a request that got no response.
 func exchangeStatus(err error) int {
 	var dns *net.DNSError

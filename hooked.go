@@ -42,8 +42,9 @@ type hookedExchange struct {
 
 // asker is the exchange as its client sees it.
 type asker interface {
-	// interim passes a 1xx response on to the client.
+	// interim passes a 1xx response on to the client, interimHTTP2 one of HTTP/2.
 	interim(*trip) error
+	interimHTTP2(http2Interim) error
 }
 
 // errOver is returned to hooks that use an exchange after its end.

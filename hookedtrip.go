@@ -150,7 +150,7 @@ func (h *hookedExchange) RoundTrip(req *http.Request) (*http.Response, error) {
 	defer h.tripReturned(t)
 	t.route = h.routeOf(req.URL)
 	if t.route.key.mayHTTP2() {
-		c, o, err := h.client.p.http2.get(h.streamContext(req), t.route, h.origins, &h.client.p.choices)
+		c, o, err := h.client.p.http2.get(h.streamContext(req), t.route, h.origins)
 		if err != nil {
 			closeReplaced(req, h.own)
 			return nil, asOpError(err)

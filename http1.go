@@ -12,21 +12,16 @@ import (
 // exchange is one request on a client connection and its response. It is scratch memory
 // that is used again; what hooks get to see lives elsewhere.
 type exchange struct {
-	client  *client
-	flow    *Flow // nil: nobody wants to know
-	route   *route
-	head    head
-	line    requestLine
-	method  string // of line, which content that comes later overwrites
-	control control
-	body    *body // the request's content: own, or one that hooks may hold on to
-	own     body
-	trip    trip
-	reply   sender
+	routed
+	head   head
+	method string // of line, which content that comes later overwrites
+	body   *body  // the request's content: own, or one that hooks may hold on to
+	own    body
+	trip   trip
+	reply  sender
 
 	keep   bool    // the client connection serves another request
 	tunnel *tunnel // what the connection becomes instead
-	err    error   // what DoneHooks are told
 }
 
 var exchanges = sync.Pool{New: func() any { return new(exchange) }}
@@ -38,6 +33,21 @@ type tunnel struct {
 	o     *origin
 	under *origin // what o runs on if a hook wrapped it
 	sniff bool    // look what is inside
+}
+
+// openTunnel dials r, so that the client is told what really happened. But where TLS is to be
+// opened, it can be told in there, and hooks may answer in the origin's place: then there is
+// no connection yet.
+func (c *client) openTunnel(r *route) (*origin, error) {
+	if c.p.opens(r) {
+		return nil, nil
+	}
+	return c.dialTunnel(r)
+}
+
+// connected returns the tunnel that a request has asked for, to o if there is a connection.
+func (x *routed) connected(o *origin) *tunnel {
+	return &tunnel{route: x.route, flow: x.flow, o: o, sniff: o == nil || x.route.action == Intercept}
 }
 
 // serveHTTP1 serves requests until the connection ends or becomes a tunnel.
@@ -142,7 +152,7 @@ func (x *exchange) serve() {
 	x.describe()
 	x.body = &x.own
 	x.body.start(c.s, &x.control, c.p.limits.contentTime, c.p.limits.head)
-	if err := x.findRoute(); err != nil {
+	if err := x.findRoute(x.credentials()); err != nil {
 		x.deny(err)
 		return
 	}
@@ -300,14 +310,6 @@ func (c *client) startTrip(t *trip, r *route, method string) {
 	t.client, t.origins, t.watch, t.limits = c.s, &c.origins, &c.watch, &c.p.limits
 	t.clientDone = c.ctx.Done()
 	t.route, t.method = r, method
-}
-
-// target is the request target for the origin: origin-form (RFC 9112, section 3.2.1).
-func (x *exchange) target() []byte {
-	if path := x.line.path; len(path) > 0 && path[0] == '/' {
-		return path
-	}
-	return x.line.appendOriginForm(nil)
 }
 
 // requestRewrite says how the fields of the request change on their way.

@@ -127,7 +127,7 @@ func (h *http2Client) sweep() {
 
 // ServeHTTP implements http.Handler.
 func (h *http2Client) ServeHTTP(w http.ResponseWriter, req *http.Request) {
-	x := &http2Exchange{client: h.c, w: w, req: req}
+	x := &http2Exchange{routed: routed{client: h.c}, w: w, req: req}
 	ctx, cancel := context.WithCancelCause(req.Context())
 	defer cancel(nil)
 	x.ctx, x.cancel = ctx, cancel

@@ -15,23 +15,18 @@ import (
 
 // http2Exchange is one request on an HTTP/2 stream and its response.
 type http2Exchange struct {
-	client *client
+	routed
 	w      http.ResponseWriter
 	req    *http.Request // as net/http has it
 	ctx    context.Context
 	cancel context.CancelCauseFunc
 
-	flow    *Flow // nil: nobody wants to know
-	route   *route
-	line    requestLine
-	control control
-	body    *http2Body   // nil: there is none
-	err     error        // what DoneHooks are told
-	broken  bool         // the response has no proper end
-	up      atomic.Int64 // bytes of content that came
+	body   *http2Body   // nil: there is none
+	broken bool         // the response has no proper end
+	up     atomic.Int64 // bytes of content that came
 
-	waiting  atomic.Int64 // since when nothing moved, in Unix nanoseconds; 0: nothing is to move
-	answered atomic.Bool
+	waiting atomic.Int64 // since when nothing moved, in Unix nanoseconds; 0: nothing is to move
+	begun   atomic.Bool  // the response has
 
 	queue   chan http2Interim // nil: there were no interim responses
 	written chan struct{}     // closed when all of the queue is
@@ -39,9 +34,9 @@ type http2Exchange struct {
 
 // Errors of requests that net/http lets pass.
 var (
-	errTargetPath     = errors.New(":path does not begin with a slash (RFC 9113, section 8.3.1)")
-	errOuterSpace     = errors.New("field value begins or ends with white space (RFC 9113, section 8.2.1)")
-	errContentLength2 = errors.New("Content-Length does not fit the content (RFC 9113, section 8.1.1)")
+	errTargetPath  = errors.New(":path does not begin with a slash (RFC 9113, section 8.3.1)")
+	errOuterSpace  = errors.New("field value begins or ends with white space (RFC 9113, section 8.2.1)")
+	errHTTP2Length = errors.New("Content-Length does not fit the content (RFC 9113, section 8.1.1)")
 )
 
 // errStill ends an exchange whose content has not moved for too long.
@@ -60,7 +55,9 @@ func (x *http2Exchange) serve() {
 		x.answer(requestStatus(err), x.err.Error())
 		return
 	}
-	if err := x.findRoute(); err != nil {
+	credentials := x.req.Header["Proxy-Authorization"]
+	delete(x.req.Header, "Proxy-Authorization") // for us, not for hooks (RFC 9110, section 11.7.2)
+	if err := x.findRoute(credentials); err != nil {
 		status, err := denial(err)
 		x.err = err
 		x.answer(status, err.Error())
@@ -182,7 +179,7 @@ func (x *http2Exchange) readLength() error {
 	}
 	values := x.req.Header["Content-Length"]
 	if len(values) > 1 || len(values) == 1 && values[0] != strconv.FormatInt(f.length, 10) {
-		return errContentLength2
+		return errHTTP2Length
 	}
 	return nil
 }
@@ -210,32 +207,24 @@ func (x *http2Exchange) describe() {
 
 // answer writes a short response of the proxy's own.
 func (x *http2Exchange) answer(status int, text string) {
+	text = x.tellable(status, text)
 	h := x.w.Header()
-	switch status { // why is in Flow.Err, not for the client
-	case http.StatusForbidden:
-		text = ErrRejected.Error()
-	case http.StatusProxyAuthRequired:
-		text = ErrCredentials.Error()
-		h.Set("Proxy-Authenticate", `Basic realm="proxy", charset="UTF-8"`)
-	}
-	if errors.Is(x.err, errPanic) {
-		text = "hook: " + errPanic.Error()
+	if status == http.StatusProxyAuthRequired {
+		h.Set("Proxy-Authenticate", challenge)
 	}
 	h.Set("Content-Type", "text/plain; charset=utf-8")
-	h.Set("Content-Length", strconv.Itoa(len(text)+1))
+	h.Set("Content-Length", strconv.Itoa(len(text)))
 	x.answering(status)
 	x.w.WriteHeader(status)
 	if x.req.Method != http.MethodHead {
-		io.WriteString(x.w, text+"\n")
+		io.WriteString(x.w, text)
 	}
 }
 
 func (x *http2Exchange) answering(status int) {
-	x.answered.Store(true)
+	x.begun.Store(true)
 	x.touch()
-	if x.flow != nil {
-		x.flow.Answered, x.flow.Status = time.Now(), status
-	}
+	x.answered(status)
 }
 
 // fail answers a request that got no response.
@@ -251,12 +240,7 @@ func (x *http2Exchange) fail(err error) {
 		x.broken = true
 		return
 	}
-	status := exchangeStatus(err)
-	var op *OpError
-	if errors.As(err, &op) && op.Op == "read request" {
-		status = requestStatus(err)
-	}
-	x.answer(status, err.Error())
+	x.answer(failureStatus(err), err.Error())
 }
 
 // cause says why the exchange was ended: net/http tells of a client that has left, or has
@@ -281,7 +265,7 @@ func (b *http2Body) Read(p []byte) (int, error) {
 	n, err := b.ReadCloser.Read(p)
 	b.x.up.Add(int64(n))
 	b.x.touch()
-	if err != nil && !b.x.answered.Load() {
+	if err != nil && !b.x.begun.Load() {
 		b.x.waiting.Store(0) // for the response, for which there is another limit
 	}
 	if err != nil && err != io.EOF && !b.closed.Load() {
@@ -302,9 +286,12 @@ type http2Interim struct {
 	header map[string][]string
 }
 
-// pass hands a 1xx response to a goroutine that writes it: who read it may have other
-// streams to read for.
-func (x *http2Exchange) pass(i http2Interim) error {
+// interimHTTP2 implements asker. It hands a 1xx response to a goroutine that writes it: who read
+// it may have other streams to read for.
+func (x *http2Exchange) interimHTTP2(i http2Interim) error {
+	if i.code == http.StatusContinue {
+		return nil // net/http says it when the content is read
+	}
 	if x.queue == nil {
 		x.queue, x.written = make(chan http2Interim, maxInterim), make(chan struct{})
 		go func() {
@@ -340,13 +327,10 @@ func (x *http2Exchange) endInterim() {
 
 // interim implements asker for responses of HTTP/1.
 func (x *http2Exchange) interim(t *trip) error {
-	if t.status.code == http.StatusContinue {
-		return nil // net/http says it when the content is read
-	}
 	i := http2Interim{t.status.code, map[string][]string{}}
 	for f := range sendable(t.head.fields, &t.control) {
 		name := http.CanonicalHeaderKey(string(f.name))
 		i.header[name] = append(i.header[name], string(f.value))
 	}
-	return x.pass(i)
+	return x.interimHTTP2(i)
 }

@@ -5,6 +5,7 @@ import (
 	"iter"
 	"net/http"
 	"strconv"
+	"strings"
 )
 
 // forward runs the exchange through the hooks, if there are any, and the transport.
@@ -52,14 +53,6 @@ func newHTTP2Hooked(x *http2Exchange) *hookedExchange {
 	}
 	h.req, h.flow.Request = req, req
 	return h
-}
-
-// target is the request target for the origin.
-func (x *http2Exchange) target() []byte {
-	if path := x.line.path; len(path) > 0 && path[0] == '/' {
-		return path
-	}
-	return x.line.appendOriginForm(nil)
 }
 
 // passHTTP2 writes the response that came out of the hooks. It returns an error if it has
@@ -196,4 +189,26 @@ func (x *http2Exchange) send(h *hookedExchange, src *readerSource, f framing) (e
 		header.Add(http.TrailerPrefix+http.CanonicalHeaderKey(string(f.name)), string(f.value))
 	}
 	return nil
+}
+
+// answerHere answers a request that may go no further, see exchange.answerHere.
+func (x *http2Exchange) answerHere() {
+	h := x.w.Header()
+	var echo strings.Builder
+	if x.req.Method == http.MethodTrace {
+		h.Set("Content-Type", "message/http")
+		echo.WriteString("TRACE " + x.req.RequestURI + " HTTP/2.0\r\n")
+		for name, values := range x.req.Header {
+			for _, value := range values {
+				if !isSecret([]byte(name)) {
+					echo.WriteString(name + ": " + value + "\r\n")
+				}
+			}
+		}
+		echo.WriteString("\r\n")
+	}
+	h.Set("Content-Length", strconv.Itoa(echo.Len()))
+	x.answering(http.StatusOK)
+	x.w.WriteHeader(http.StatusOK)
+	x.w.Write([]byte(echo.String()))
 }

@@ -26,6 +26,7 @@ const (
 // those with the same key.
 type http2Origins struct {
 	transport *http.Transport
+	choices   *choices
 
 	mu      sync.Mutex
 	most    int64        // that are kept while idle
@@ -45,15 +46,20 @@ type http2Origin struct {
 
 // http2Dial is a dial that several streams wait for.
 type http2Dial struct {
-	done chan struct{} // closed when it is through
-	err  error         // why there is no connection, for all who waited
+	done  chan struct{} // closed when it is through
+	err   error         // why there is no connection, for all who waited
+	begun atomic.Bool
 }
+
+// mine says whether it is the caller who has to dial.
+func (d *http2Dial) mine() bool { return !d.begun.Swap(true) }
 
 // givenConn is the context key of the connection that the transport is to use.
 type givenConn struct{}
 
 // start makes a transport of net/http that speaks HTTP/2 over connections that exist.
-func (hs *http2Origins) start(l *limits) {
+func (hs *http2Origins) start(l *limits, known *choices) {
+	hs.choices = known
 	protocols := new(http.Protocols)
 	protocols.SetUnencryptedHTTP2(true) // TLS is done already
 	hs.transport = &http.Transport{
@@ -78,17 +84,17 @@ func (hs *http2Origins) start(l *limits) {
 
 // get returns a connection with a place for a stream of r reserved, or, if the origin speaks
 // HTTP/1 after all, a connection for that, or nil if one may be idle.
-func (hs *http2Origins) get(ctx context.Context, r *route, os *origins, known *choices) (*http2Origin, *origin, error) {
+func (hs *http2Origins) get(ctx context.Context, r *route, os *origins) (*http2Origin, *origin, error) {
 	for {
-		if c, ok := known.get(r.key); ok && c.protocol == protoHTTP1 {
-			return nil, nil, nil
-		}
 		c, wait, err := hs.reserve(r.key)
 		if c != nil || err != nil {
 			return c, nil, err
 		}
 		if wait == nil {
-			return hs.dial(ctx, r, os, known)
+			return nil, nil, nil
+		}
+		if wait.mine() {
+			return hs.dial(ctx, r, os)
 		}
 		select {
 		case <-wait.done:
@@ -101,8 +107,8 @@ func (hs *http2Origins) get(ctx context.Context, r *route, os *origins, known *c
 	}
 }
 
-// reserve finds a connection with a place, or says what to wait for: nil if it is the
-// caller who has to dial.
+// reserve finds a connection with a place, or a dial to wait for, which may be the caller's to
+// make. It returns neither if the origin is known to speak HTTP/1.
 func (hs *http2Origins) reserve(key originKey) (*http2Origin, *http2Dial, error) {
 	hs.mu.Lock()
 	defer hs.mu.Unlock()
@@ -114,16 +120,18 @@ func (hs *http2Origins) reserve(key originKey) (*http2Origin, *http2Dial, error)
 			return c, nil, nil
 		}
 	}
-	wait := hs.dialing[key]
-	if wait == nil {
+	if known, ok := hs.choices.get(key); ok && known.protocol == protoHTTP1 {
+		return nil, nil, nil
+	}
+	if hs.dialing[key] == nil {
 		hs.dialing[key] = &http2Dial{done: make(chan struct{})}
 	}
-	return nil, wait, nil
+	return nil, hs.dialing[key], nil
 }
 
 // dial opens a connection, or takes the one that was dialled for the client early. That may have
 // waited for long, and be closed meanwhile.
-func (hs *http2Origins) dial(ctx context.Context, r *route, os *origins, known *choices) (c *http2Origin, o *origin, err error) {
+func (hs *http2Origins) dial(ctx context.Context, r *route, os *origins) (c *http2Origin, o *origin, err error) {
 	defer func() {
 		failed := err
 		if ctx.Err() != nil { // whoever waits has to dial again
@@ -136,7 +144,7 @@ func (hs *http2Origins) dial(ctx context.Context, r *route, os *origins, known *
 			return nil, nil, err
 		}
 		early.origins.detach(o)
-		if c, o, err = hs.use(o, r.key, os, known); c != nil {
+		if c, o, err = hs.use(o, r.key, os); c != nil {
 			c.reused.Store(true)
 		}
 		if err == nil {
@@ -146,13 +154,13 @@ func (hs *http2Origins) dial(ctx context.Context, r *route, os *origins, known *
 	if o, err = os.dialer.open(ctx, r.key, r.conn); err != nil {
 		return nil, nil, err
 	}
-	return hs.use(o, r.key, os, known)
+	return hs.use(o, r.key, os)
 }
 
 // use begins HTTP/2 on o if that is what it speaks.
-func (hs *http2Origins) use(o *origin, key originKey, os *origins, known *choices) (*http2Origin, *origin, error) {
+func (hs *http2Origins) use(o *origin, key originKey, os *origins) (*http2Origin, *origin, error) {
 	if o.state != nil {
-		known.put(key, o)
+		hs.choices.put(key, o)
 	}
 	if key.alpn == protoH2C || o.state != nil && o.state.NegotiatedProtocol == protoHTTP2 {
 		c, err := hs.add(o, key)

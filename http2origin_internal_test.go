@@ -34,7 +34,7 @@ func TestHTTP2OriginsIdle(t *testing.T) {
 	ask := func(name string) {
 		os := &origins{pool: &p.pool, dialer: &p.dialer}
 		key := originKey{addr: l.Addr().String(), alpn: protoH2C, serverName: name}
-		c, _, err := p.http2.get(t.Context(), &route{key: key, conn: new(Conn)}, os, &p.choices)
+		c, _, err := p.http2.get(t.Context(), &route{key: key, conn: new(Conn)}, os)
 		if err != nil {
 			t.Fatal(err)
 		}

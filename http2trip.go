@@ -26,7 +26,7 @@ func (t *hookedTrip) overHTTP2(c *http2Origin, req *http.Request) (*http.Respons
 	}
 	res, err := c.RoundTrip(out)
 	if err != nil && !body.touched.Load() && out.Context().Err() == nil && c.mayRepeat(err, req.Method) {
-		other, o, _ := h.client.p.http2.get(out.Context(), t.route, h.origins, &h.client.p.choices)
+		other, o, _ := h.client.p.http2.get(out.Context(), t.route, h.origins)
 		if o != nil { // it speaks HTTP/2 no more; the next request finds out
 			h.origins.close(o)
 		}
@@ -134,20 +134,10 @@ func (h *hookedExchange) interimHTTP2(i http2Interim) error {
 	if i.code == http.StatusSwitchingProtocols {
 		return errUpgrade
 	}
-	if h.answered {
+	if h.answered || h.asker == nil || h.continued && i.code == http.StatusContinue {
 		return nil
 	}
-	switch x := h.asker.(type) {
-	case *http2Exchange:
-		if i.code != http.StatusContinue { // net/http says it when the content is read
-			return x.pass(i)
-		}
-	case *exchange:
-		if !h.continued || i.code != http.StatusContinue {
-			return x.interimHTTP2(i)
-		}
-	}
-	return nil
+	return h.asker.interimHTTP2(i)
 }
 
 // interimHTTP2 passes a 1xx response of HTTP/2 to a client of HTTP/1. A client that does not take

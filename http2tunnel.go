@@ -9,6 +9,40 @@ import (
 	"time"
 )
 
+// connect makes a connection of the stream (RFC 9113, section 8.5), which is served like one
+// that was accepted.
+func (x *http2Exchange) connect() {
+	x.waiting.Store(0) // a tunnel has a limit of its own
+	nc := newHTTP2Tunnel(x)
+	defer nc.stop()
+	c := x.client.p.newClient(x.ctx, nc)
+	if c == nil {
+		x.broken, x.err = true, ErrProxyClosed
+		return
+	}
+	c.run(func() { x.err = x.serveTunnel(c) })
+}
+
+func (x *http2Exchange) serveTunnel(c *client) error {
+	o, err := c.openTunnel(x.route)
+	if err != nil {
+		x.fail(err)
+		return x.err
+	}
+	x.answering(http.StatusOK)
+	x.waiting.Store(0)
+	x.w.WriteHeader(http.StatusOK)
+	if err := http.NewResponseController(x.w).Flush(); err != nil {
+		if o != nil {
+			c.origins.close(o)
+		}
+		return &OpError{Op: "send response", Err: err}
+	}
+	err = c.serveTunnel(x.connected(o))
+	x.broken = err != nil
+	return err
+}
+
 // http2Tunnel is a stream as a connection. Reading is by way of a pipe, because that has
 // deadlines. HTTP/2 of net/http can't end one direction of a stream alone, so that a tunnel
 // ends as a whole when the origin ends its side.

@@ -28,6 +28,9 @@ type originKey struct {
 // socket returns the part of the key that matters before TLS.
 func (k originKey) socket() originKey { return originKey{addr: k.addr, options: k.options} }
 
+// maxKeyNames is how long names may be that are remembered. Those of hosts have 253 bytes.
+const maxKeyNames = 1024
+
 // isLong says whether names that clients chose make the key too long to be remembered.
 func (k originKey) isLong() bool { return len(k.addr)+len(k.serverName)+len(k.alpn) > maxKeyNames }
 

@@ -134,7 +134,7 @@ func (p *Proxy) init() error {
 		p.ctx, p.cancel = context.WithCancel(context.Background())
 		p.limits = p.defaultLimits()
 		p.pool.keep = p.limits.idleTime
-		p.http2.start(&p.limits)
+		p.http2.start(&p.limits, &p.choices)
 		p.certificates = certificatePages(p.CA)
 		p.dialer = dialer{
 			dial: p.Dial, timeout: p.limits.dialTime, handshake: p.limits.tlsTime,

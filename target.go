@@ -4,6 +4,7 @@ import (
 	"errors"
 	"net/http"
 	"strings"
+	"time"
 )
 
 // Errors of requests that the mode can't serve.
@@ -13,10 +14,22 @@ var (
 	errNoConnect  = errors.New("CONNECT to a server that is no proxy (RFC 9110, section 9.3.6)")
 )
 
+// routed is a request of HTTP/1 or HTTP/2, as far as they are the same: who sent it, what it
+// says of itself, and where it goes.
+type routed struct {
+	client  *client
+	flow    *Flow // nil: nobody wants to know
+	line    requestLine
+	control control
+	route   *route
+	err     error // what DoneHooks are told
+}
+
 // findRoute finds the destination of the request and the decision about it. The connection's
 // own destination, if it has one, is the destination of all its requests: neither the
-// target nor the Host field can change that.
-func (x *exchange) findRoute() error {
+// target nor the Host field can change that. Otherwise credentials, the values of
+// Proxy-Authorization, are looked at first.
+func (x *routed) findRoute(credentials []string) error {
 	c := x.client
 	if c.fixed != nil {
 		if err := x.fits(c.fixed); err != nil {
@@ -27,7 +40,7 @@ func (x *exchange) findRoute() error {
 	if x.line.form == originForm {
 		return errOriginForm
 	}
-	if err := x.authenticate(); err != nil {
+	if err := c.checkCredentials(credentials); err != nil {
 		return err
 	}
 	switch x.line.form {
@@ -77,7 +90,7 @@ func (c *client) decideRoute(flow *Flow, line *requestLine, name string) *route 
 }
 
 // follow makes r the route of the request, unless it is rejected.
-func (x *exchange) follow(r *route) error {
+func (x *routed) follow(r *route) error {
 	x.route = r
 	if x.flow != nil {
 		x.flow.Conn = x.route.conn
@@ -89,7 +102,7 @@ func (x *exchange) follow(r *route) error {
 }
 
 // fits says whether a request makes sense to the server that r leads to.
-func (x *exchange) fits(r *route) error {
+func (x *routed) fits(r *route) error {
 	switch {
 	case x.line.form == authorityForm:
 		return errNoConnect
@@ -113,22 +126,24 @@ func (c *client) newRoute(flow *Flow, line *requestLine) *route {
 	return r
 }
 
-// authenticate shows the credentials of the request to whoever the mode says. Of several
-// fields none counts: it can't be told which one another reader would believe.
-func (x *exchange) authenticate() (err error) {
-	if x.client.authenticate == nil {
-		return nil
+// target is the request target for the origin: origin-form (RFC 9112, section 3.2.1).
+func (x *routed) target() []byte {
+	if path := x.line.path; len(path) > 0 && path[0] == '/' {
+		return path
 	}
-	var credentials []string
-	for i := range x.head.fields {
-		if f := &x.head.fields[i]; f.kind == proxyAuthorizationField {
-			credentials = append(credentials, string(f.value))
-		}
-	}
-	return x.client.authenticateBy(credentials)
+	return x.line.appendOriginForm(nil)
 }
 
-func (c *client) authenticateBy(credentials []string) (err error) {
+// answered tells the flow that a final response is on its way to the client.
+func (x *routed) answered(status int) {
+	if x.flow != nil {
+		x.flow.Answered, x.flow.Status = time.Now(), status
+	}
+}
+
+// checkCredentials shows credentials to whoever the mode says. Of several none counts: it
+// can't be told which one another reader would believe.
+func (c *client) checkCredentials(credentials []string) (err error) {
 	switch {
 	case c.authenticate == nil:
 		return nil
@@ -138,6 +153,19 @@ func (c *client) authenticateBy(credentials []string) (err error) {
 	defer func() { err = refusal(err) }() // a panic is none of the client's business
 	defer c.recovered("mode", &err)
 	return c.authenticate(c.ctx, strings.Join(credentials, ""))
+}
+
+// credentials returns the values of Proxy-Authorization if anybody wants to know.
+func (x *exchange) credentials() (values []string) {
+	if x.client.authenticate == nil {
+		return nil
+	}
+	for i := range x.head.fields {
+		if f := &x.head.fields[i]; f.kind == proxyAuthorizationField {
+			values = append(values, string(f.value))
+		}
+	}
+	return values
 }
 
 // denial is what a client is told of a destination that it does not get, and its error.

@@ -45,11 +45,8 @@ func (s *stream) pendingTLS() bool {
 	if s.tls.inRecord() {
 		return true
 	}
-	if s.raw != nil && s.tls.dry() {
-		return false
-	}
 	if s.raw != nil {
-		return s.raw.Control(func(fd uintptr) { s.readTLS(fd) }) != nil || s.err != errNotYet
+		return !s.tls.dry() && (s.raw.Control(func(fd uintptr) { s.readTLS(fd) }) != nil || s.err != errNotYet)
 	}
 	s.interrupt() // whole records are returned all the same
 	defer s.resume()
