@@ -51,18 +51,9 @@ func inMemoryTLS(t *testing.T, p *mitm.Proxy, config *tls.Config, serve func(c *
 	l := newMemListener()
 	p.Dial = l.Dial
 	var running sync.WaitGroup
-	running.Go(func() {
-		for {
-			nc, err := l.Accept()
-			if err != nil {
-				return
-			}
-			running.Go(func() {
-				defer nc.Close()
-				if tc := tls.Server(nc, config); tc.Handshake() == nil {
-					serve(tc)
-				}
-			})
+	l.serve(&running, func(nc net.Conn) {
+		if tc := tls.Server(nc, config); tc.Handshake() == nil {
+			serve(tc)
 		}
 	})
 	t.Cleanup(func() {

@@ -235,6 +235,22 @@ func newMemListener() *memListener {
 	return l
 }
 
+// serve calls f for each connection, and closes it, until l is closed; running counts them.
+func (l *memListener) serve(running *sync.WaitGroup, f func(nc net.Conn)) {
+	running.Go(func() {
+		for {
+			nc, err := l.Accept()
+			if err != nil {
+				return
+			}
+			running.Go(func() {
+				defer nc.Close()
+				f(nc)
+			})
+		}
+	})
+}
+
 func (l *memListener) Addr() net.Addr { return l.addr }
 
 func (l *memListener) Accept() (net.Conn, error) {

@@ -326,18 +326,7 @@ func inMemory(t *testing.T, p *mitm.Proxy, serve func(c *peer)) *peer {
 	l := newMemListener()
 	p.Dial = l.Dial
 	var running sync.WaitGroup
-	running.Go(func() {
-		for {
-			nc, err := l.Accept()
-			if err != nil {
-				return
-			}
-			running.Go(func() {
-				defer nc.Close()
-				serve(newTimelessPeer(t, nc))
-			})
-		}
-	})
+	l.serve(&running, func(nc net.Conn) { serve(newTimelessPeer(t, nc)) })
 	client, server := memPipe()
 	running.Go(func() { p.ServeConn(context.Background(), server) })
 	t.Cleanup(func() {
