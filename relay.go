@@ -10,13 +10,12 @@ import (
 // errIdle ends a tunnel in which neither side sent anything for too long.
 var errIdle = errors.New("idle for too long")
 
+// A direction that moves bulk bytes within a paceTick gets a pipe, and keeps it for as long as
+// that goes on. How much single reads bring says nothing: a relay that keeps up with its peer
+// sees pieces as small as those that the peer writes.
 const (
-	// bulkReads is how many full buffers in a row make a direction worth a pipe.
-	bulkReads = 2
-	// spliceTick is how often a direction that is spliced is looked at, and slowTick
-	// what it must move in that time to keep its pipe.
-	spliceTick = 250 * time.Millisecond
-	slowTick   = 256 << 10
+	paceTick = 250 * time.Millisecond
+	bulk     = 256 << 10
 )
 
 // relay moves bytes between two connections, both ways, until both directions have
@@ -97,12 +96,12 @@ func (r *relay) direction(dst, src *stream, count *atomic.Int64) {
 }
 
 func (r *relay) copy(dst, src *stream, count *atomic.Int64) error {
-	for full := 0; ; {
-		if full == bulkReads && canSplice(dst, src) {
-			full = 0
+	for p := startPace(time.Now()); ; {
+		if p.sum >= bulk && canSplice(dst, src) {
 			if err := r.splice(dst, src, count); err != nil {
 				return err
 			}
+			p = startPace(time.Now())
 		}
 		if len(src.buffered()) == 0 {
 			err := src.fill(bufferSize)
@@ -119,27 +118,28 @@ func (r *relay) copy(dst, src *stream, count *atomic.Int64) error {
 		}
 		src.discard(n)
 		src.release()
-		r.moved(count, int64(n))
-		if full++; n < bufferSize {
-			full = 0
+		now := r.moved(count, int64(n))
+		if p.over(now) {
+			p = startPace(now)
 		}
+		p.sum += int64(n)
 	}
 }
 
 // splice lets the kernel move bytes for as long as many come.
 func (r *relay) splice(dst, src *stream, count *atomic.Int64) error {
 	defer src.nc.SetReadDeadline(time.Time{})
-	for sum, tick := int64(0), time.Now(); ; {
-		if time.Since(tick) >= spliceTick {
-			if sum < slowTick {
+	for p, now := startPace(time.Now()), time.Now(); ; {
+		if p.over(now) {
+			if p.sum < bulk {
 				return nil
 			}
-			sum, tick = 0, time.Now()
+			p = startPace(now)
 		}
-		src.nc.SetReadDeadline(tick.Add(spliceTick))
+		src.nc.SetReadDeadline(p.end)
 		n, err := spliceSome(dst, src, spliceChunk)
-		r.moved(count, n)
-		sum += n
+		now = r.moved(count, n)
+		p.sum += n
 		if n == 0 && err == nil {
 			return io.EOF
 		}
@@ -149,7 +149,20 @@ func (r *relay) splice(dst, src *stream, count *atomic.Int64) error {
 	}
 }
 
-func (r *relay) moved(count *atomic.Int64, n int64) {
+// moved counts n bytes and returns the time.
+func (r *relay) moved(count *atomic.Int64, n int64) time.Time {
+	now := time.Now()
 	count.Add(n)
-	r.last.Store(time.Now().UnixNano())
+	r.last.Store(now.UnixNano())
+	return now
 }
+
+// pace is what a direction moved within a tick.
+type pace struct {
+	end time.Time
+	sum int64
+}
+
+func startPace(now time.Time) pace { return pace{end: now.Add(paceTick)} }
+
+func (p *pace) over(now time.Time) bool { return !now.Before(p.end) }

@@ -2,6 +2,7 @@ package mitm_test
 
 import (
 	"fmt"
+	"net/http"
 	"strings"
 	"testing"
 
@@ -324,6 +325,14 @@ func TestR56_OnceAndFirst(t *testing.T) {
 func TestR56_AuthorityAndHost(t *testing.T) {
 	eachVersion(t, func(t *testing.T, p *mitm.Proxy, version int) {
 		addr, roots, seen := reporting(t, version)
+		if len(p.Hooks) > 0 {
+			p.Hooks = append(p.Hooks, mitm.OnRequest(func(req *http.Request) (*http.Response, error) {
+				if req.Header["Host"] != nil {
+					t.Errorf("a hook got both Host %q and %q", req.Host, req.Header["Host"])
+				}
+				return nil, nil
+			}))
+		}
 		i := intercept(t, p, addr, roots)
 		for _, test := range []struct {
 			fields  []string

@@ -255,5 +255,6 @@ func canSplice(dst, src *stream) bool {
 // spliceSome moves up to n bytes inside the kernel: ReadFrom of a TCP connection uses
 // splice(2) where the source is one too, behind at most one io.LimitedReader.
 func spliceSome(dst, src *stream, n int64) (int64, error) {
-	return dst.nc.(*net.TCPConn).ReadFrom(&io.LimitedReader{R: src.nc, N: n})
+	src.limited = io.LimitedReader{R: src.nc, N: n}
+	return dst.nc.(*net.TCPConn).ReadFrom(&src.limited)
 }

@@ -47,6 +47,7 @@ type stream struct {
 	probe    func(fd uintptr)
 	err      error // result of readable and probe
 	polled   polled
+	limited  io.LimitedReader // of nc, see spliceSome
 
 	readBy, writeBy time.Time // deadlines in force, each owned by who reads or writes
 

@@ -113,9 +113,10 @@ func TestInsideTunnelSpliced(t *testing.T) {
 				io.Copy(c, noise(1, n))
 				want(t, await(t, heard), digest(noise(1, n)))
 				want(t, digest(c), digest(noise(2, n)))
-				// The client and the server are in this process too: they write and read all once.
+				// The client and the server are in this process too: they write and read all once, as
+				// a relay does that copies. Half of a direction is more than there is any reason for.
 				byProxy := copied() - before - 4*n
-				if t.Logf("copied %d of %d bytes", byProxy, 2*n); byProxy > n/4 {
+				if t.Logf("copied %d bytes, of %d to be read and written", byProxy, 4*n); byProxy > n {
 					t.Error("too much was copied")
 				}
 				nc.Close()
