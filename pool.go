@@ -112,18 +112,8 @@ type pool struct {
 	closed bool
 }
 
-// get returns an idle connection that is still quiet, or nil.
+// get returns an idle connection, which may be closed or not quiet any more, or nil.
 func (p *pool) get(key originKey) *origin {
-	for {
-		o := p.pop(key)
-		if o == nil || o.quiet() {
-			return o
-		}
-		o.close()
-	}
-}
-
-func (p *pool) pop(key originKey) *origin {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	list := p.idle[key]

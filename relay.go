@@ -112,7 +112,7 @@ func (r *relay) copy(dst, src *stream, count *atomic.Int64) error {
 				return err
 			}
 		}
-		n, err := dst.nc.Write(src.buffered())
+		n, err := dst.out.Write(src.buffered())
 		if err != nil {
 			return err
 		}

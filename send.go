@@ -63,7 +63,7 @@ func (w *sender) flush() error {
 		return nil
 	}
 	w.dst.writeWithin(w.idle)
-	_, err := w.dst.nc.Write(w.out)
+	_, err := w.dst.out.Write(w.out)
 	w.out = w.out[:0]
 	return err
 }

@@ -40,12 +40,15 @@ type stream struct {
 	raw syscall.RawConn // nil: nc runs on no socket, so waiting needs a buffer
 	low syscall.RawConn // the socket that carries nc, under TLS too; nil: none
 	tls *tlsSocket      // what nc runs on if it is TLS; nil if that is not ours
+	out *socketWriter   // writes to nc
 
 	buf      []byte // nil while nothing is buffered
 	r, w     int    // buf[r:w] is unread
 	readable func(fd uintptr) bool
 	probe    func(fd uintptr)
 	err      error // result of readable and probe
+	question flusher
+	askErr   error // of question
 	polled   polled
 	limited  io.LimitedReader // of nc, see spliceSome
 
@@ -58,27 +61,10 @@ type stream struct {
 }
 
 func newStream(nc net.Conn) *stream {
-	s := &stream{nc: nc, raw: rawConn(nc)}
-	s.low = s.raw
+	raw := rawConn(nc)
+	s := &stream{nc: nc, raw: raw, low: raw, out: newSocketWriter(nc, raw)}
 	s.readable, s.probe = s.readReady, s.pollSocket
 	return s
-}
-
-// rawConn returns the descriptor of a plain socket. Only the exact types count: a
-// type that embeds one may have a Read of its own, which must not be bypassed.
-func rawConn(nc net.Conn) syscall.RawConn {
-	if !canWaitUnbuffered {
-		return nil
-	}
-	switch nc := nc.(type) {
-	case *net.TCPConn:
-		raw, _ := nc.SyscallConn()
-		return raw
-	case *net.UnixConn:
-		raw, _ := nc.SyscallConn()
-		return raw
-	}
-	return nil
 }
 
 // buffered returns the unread bytes; they are valid until the next fill.
@@ -132,15 +118,51 @@ func (s *stream) readReady(fd uintptr) bool {
 	n, err := readSocket(fd, s.buf[s.w:])
 	if err == errWouldBlock {
 		s.release()
+		s.pose()
 		return false
 	}
-	s.w += max(n, 0)
+	s.w += n
 	if n == 0 && err == nil {
 		err = io.EOF
 	}
-	s.err = err
+	s.err = s.unlessAsked(err)
 	s.release()
 	return true
+}
+
+// flusher sends what it has.
+type flusher interface{ flush() error }
+
+// errUnasked is what a read returns that has found something, before a question was sent.
+var errUnasked = errors.New("something is there that nobody asked for")
+
+// ask makes the next fill send q and wait for the answer. What is there before that is no answer,
+// but errUnasked, and q is not sent. So one read that finds nothing both shows that an idle
+// connection is in order and begins the wait. It returns false if the stream can't do that. An
+// error of q is left in askErr.
+func (s *stream) ask(q flusher) bool {
+	if s.raw == nil || len(s.buffered()) > 0 {
+		return false
+	}
+	s.question, s.askErr = q, nil
+	return true
+}
+
+// pose sends the question if there is one. Nothing is there.
+func (s *stream) pose() {
+	if q := s.question; q != nil {
+		s.question = nil
+		s.askErr = q.flush()
+	}
+}
+
+// unlessAsked returns err, the result of a read, or errUnasked.
+func (s *stream) unlessAsked(err error) error {
+	if s.question == nil {
+		return err
+	}
+	s.question = nil
+	return errUnasked
 }
 
 // pending says whether a read of the idle stream would return at once: bytes nobody

@@ -9,7 +9,8 @@ const canWaitUnbuffered = false
 
 var errWouldBlock = errors.ErrUnsupported
 
-func readSocket(uintptr, []byte) (int, error) { return 0, errors.ErrUnsupported }
+func readSocket(uintptr, []byte) (int, error)  { return 0, errors.ErrUnsupported }
+func writeSocket(uintptr, []byte) (int, error) { return 0, errors.ErrUnsupported }
 
 type polled struct{}
 

@@ -4,7 +4,6 @@ package mitm
 
 import (
 	"io"
-	"os"
 
 	"golang.org/x/sys/unix"
 )
@@ -13,20 +12,6 @@ import (
 const canWaitUnbuffered = true
 
 const errWouldBlock = unix.EAGAIN
-
-// readSocket reads what is there, without waiting.
-func readSocket(fd uintptr, b []byte) (int, error) {
-	for {
-		n, err := unix.Read(int(fd), b)
-		if err == unix.EINTR {
-			continue
-		}
-		if err != nil && err != errWouldBlock {
-			err = os.NewSyscallError("read", err)
-		}
-		return n, err
-	}
-}
 
 // polled is what poll(2) works on.
 type polled [1]unix.PollFd

@@ -14,10 +14,11 @@ import (
 // It also follows the records, so that it can be told whether part of one was read.
 type tlsSocket struct {
 	net.Conn
-	before *stream // what was read from Conn already; nil: nothing, or no more
-	held   bool    // it is not known yet whether TLS is to be spoken, see accept
-	at     int     // how much of before was read while held
-	gone   error   // what broke the connection while held
+	out    *socketWriter // to Conn
+	before *stream       // what was read from Conn already; nil: nothing, or no more
+	held   bool          // it is not known yet whether TLS is to be spoken, see accept
+	at     int           // how much of before was read while held
+	gone   error         // what broke the connection while held
 
 	tries   bool   // reads return what was fetched, and do not wait for more
 	buf     []byte // pooled; nil while nothing is fetched
@@ -34,11 +35,11 @@ type tlsSocket struct {
 }
 
 // newTLSSocket makes s, with what it has buffered, the ground of a TLS connection.
-func newTLSSocket(s *stream) *tlsSocket { return &tlsSocket{Conn: s.nc, before: s} }
+func newTLSSocket(s *stream) *tlsSocket { return &tlsSocket{Conn: s.nc, out: s.out, before: s} }
 
 // holdTLS is newTLSSocket for a handshake that may not be meant to succeed: until accept,
 // nothing is consumed, and nothing, not even an alert, is written.
-func holdTLS(s *stream) *tlsSocket { return &tlsSocket{Conn: s.nc, before: s, held: true} }
+func holdTLS(s *stream) *tlsSocket { return &tlsSocket{Conn: s.nc, out: s.out, before: s, held: true} }
 
 // accept makes a held socket a normal one.
 func (s *tlsSocket) accept() {
@@ -158,7 +159,7 @@ func (s *tlsSocket) Write(p []byte) (int, error) {
 	if s.held {
 		return len(p), nil
 	}
-	return s.Conn.Write(p)
+	return s.out.Write(p)
 }
 
 // follow goes through records of a 5-byte header, which ends in the length of the rest

@@ -21,6 +21,11 @@ func newTLSStream(nc net.Conn, socket *tlsSocket) *stream {
 func (s *stream) readTLS(fd uintptr) bool {
 	for {
 		if s.err = errNotYet; s.tls.dry() && !s.tls.fetch(fd) {
+			if s.question != nil && s.tls.inRecord() {
+				s.err = s.unlessAsked(nil)
+				return true
+			}
+			s.pose()
 			return false
 		}
 		s.takeIfNone()
@@ -35,6 +40,7 @@ func (s *stream) readTLS(fd uintptr) bool {
 		}
 		s.release()
 		if s.err != errNotYet {
+			s.err = s.unlessAsked(s.err)
 			return true
 		}
 	}

@@ -13,6 +13,7 @@ var (
 	errInterim    = errors.New("too many interim responses (RFC 9110, section 15.2)")
 	errUpgrade    = errors.New("unexpected 101 (Switching Protocols) (RFC 9110, section 7.8)")
 	errNoResponse = errors.New("connection closed without a response")
+	errStale      = errors.New("connection closed, or not quiet, while it was idle")
 )
 
 const (
@@ -85,6 +86,10 @@ func (t *trip) run(ctx context.Context) error {
 			return nil
 		}
 		t.abandon()
+		if err == errStale {
+			again = false
+			continue
+		}
 		if t.uploadErr != nil {
 			return &OpError{Op: "read request", Err: t.uploadErr}
 		}
@@ -129,34 +134,51 @@ func (t *trip) acquire(ctx context.Context, again bool) (err error) {
 // reserved returns a connection that waits for this client alone.
 func (t *trip) reserved() *origin {
 	r := t.route
-	o := r.unbind()
-	if o != nil {
+	if o := r.unbind(); o != nil {
 		if t.origins.attach(o) != nil {
 			return nil
 		}
-	} else if early := r.takeEarly(); early != nil {
-		o, t.earlyErr = early.take()
+		return o
 	}
-	if o != nil && o.s.pending() { // closed meanwhile, or not HTTP after all
+	early := r.takeEarly()
+	if early == nil {
+		return nil
+	}
+	o, err := early.take()
+	if t.earlyErr = err; o != nil && o.s.pending() { // closed meanwhile, or not HTTP after all
 		t.origins.close(o)
 		return nil
 	}
 	return o
 }
 
-// attempt sends the request on t.o and reads the head of the response.
+// attempt sends the request on t.o and reads the head of the response. With errStale it has
+// sent nothing.
 func (t *trip) attempt() error {
 	t.request.dst = t.o.s
+	asks := t.o.reused && t.source == nil && t.o.s.ask(&t.request)
+	if t.o.reused && !asks && !t.o.quiet() {
+		return errStale
+	}
 	if t.ctx.Done() != t.clientDone { // a hook gave the request a context of its own
 		t.unhook = context.AfterFunc(t.ctx, t.o.s.reset)
 	}
-	sendErr := t.request.flush()
+	var sendErr error
+	if !asks {
+		sendErr = t.request.flush()
+	}
 	if sendErr == nil && t.source != nil {
 		t.uploaded = make(chan error, 1)
 		go t.upload()
 	}
 	// An origin that did not take the request may have said why.
 	err := t.readResponse()
+	if asks && err == errUnasked {
+		return errStale
+	}
+	if asks {
+		sendErr = t.o.s.askErr
+	}
 	if err != nil && sendErr != nil {
 		return &OpError{Op: "send request", Addr: t.o.key.addr, Err: sendErr}
 	}
@@ -254,7 +276,7 @@ func (t *trip) readHead() error {
 		t.o.s.readWithin(t.limits.responseTime)
 		b, err = t.o.s.readHead(limits.bytes)
 	}
-	t.received = t.received || err == nil || len(t.o.s.buffered()) > 0
+	t.received = t.received || err == nil || err != errUnasked && len(t.o.s.buffered()) > 0
 	if err == io.EOF && !t.received {
 		err = errNoResponse
 	}
