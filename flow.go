@@ -72,5 +72,20 @@ func FlowFromContext(ctx context.Context) *Flow {
 }
 
 func withFlow(ctx context.Context, f *Flow) context.Context {
-	return context.WithValue(ctx, flowKey{}, f)
+	return &flowContext{ctx, f}
+}
+
+// flowContext is a context in which the flow is found. Unlike that of context.WithValue it can be
+// part of something else.
+type flowContext struct {
+	context.Context
+	flow *Flow
+}
+
+// Value implements context.Context.
+func (c *flowContext) Value(key any) any {
+	if key == (flowKey{}) {
+		return c.flow
+	}
+	return c.Context.Value(key)
 }

@@ -9,23 +9,25 @@ import (
 	"sync"
 )
 
-// hookedExchange is what the hooks of one exchange can hold on to. It is reached through
-// the context of the http.Request and never used again, unlike exchange.
+// hookedExchange is what the hooks of one exchange can hold on to, in one piece of memory. It is
+// reached through the context of the http.Request and never used again, unlike exchange.
 type hookedExchange struct {
 	flow     *Flow
 	client   *client
 	origins  *origins
 	route    *route
-	raw      rawHead  // the request as it came in HTTP/1
+	near     *side    // of the exchange, until its end
 	protocol Protocol // of the client
 	control  control  // of the request as it came
-	answer   control  // of the response as the hooks left it
 	reply    readerSource
 	minor    int
 	target   string  // origin-form, byte for byte as it came
 	url      url.URL // what hooks may change
 	sent     url.URL // as the hooks got it
 	req      *http.Request
+	request  http.Request // what req is in HTTP/1
+	context  flowContext  // of request
+	room     fieldRoom
 	body     hookedBody    // the client's content in HTTP/1
 	own      io.ReadCloser // the client's content
 
@@ -33,6 +35,7 @@ type hookedExchange struct {
 	asker     asker       // nil when the exchange is over
 	continued bool        // the client was told to send its content
 	answered  bool        // interim responses come too late
+	response  *rawHead    // the latest that a call of the engine returned, as it came in HTTP/1
 	last      *hookedTrip // the latest call of the engine
 	first     hookedTrip  // most exchanges make one
 	running   int         // calls of the engine that have not returned
@@ -76,24 +79,26 @@ func (x *exchange) hooked() {
 		x.fail(asOpError(err))
 	}
 	h.end()
+	h.near, h.first.far = nil, nil
 	x.countUp(h.body.count)
 }
 
 func newHooked(x *exchange) *hookedExchange {
+	if x.sides == nil {
+		x.sides = new(sides)
+	}
 	h := &hookedExchange{
 		flow: x.flow, client: x.client, origins: &x.client.origins, route: x.route, asker: x, protocol: HTTP1,
-		control: x.control, minor: x.line.minor,
+		control: x.control, minor: x.line.minor, near: &x.sides.near,
 	}
 	h.returned.L = &h.mu
 	if h.flow == nil || x.client.p.sorted.http == nil { // nobody is to see what the hooks leave
 		h.flow = new(Flow)
 	}
-	h.raw = copyHead(&x.head)
 	h.body.start(x.client.s, &x.control, x.client.p.limits.contentTime, x.client.p.limits.head)
 	h.body.h, h.own, x.body = h, &h.body, &h.body.body
 	h.flow.origin = h
-	h.req = h.newRequest(x)
-	h.flow.Request, h.flow.RequestFields = h.req, h.raw.names()
+	h.newRequest(x)
 	return h
 }
 

@@ -76,10 +76,10 @@ func (h *hookedExchange) streamContext(req *http.Request) context.Context {
 // hookedTrip is one call of the engine's RoundTrip, and the body of its response.
 type hookedTrip struct {
 	trip
-	asked  control // of the request as the hooks left it
 	h      *hookedExchange
-	raw    rawHead // the response as it came
-	res    *http.Response
+	far    *side         // of the exchange, until its end, or own
+	res    http.Response // what came in HTTP/1
+	room   fieldRoom
 	mu     sync.Mutex
 	closed bool
 
@@ -202,8 +202,11 @@ func (h *hookedExchange) newTrip() (*hookedTrip, error) {
 	t := &h.first
 	if h.last != nil {
 		t = new(hookedTrip)
-	} else if x, ok := h.asker.(*exchange); ok {
-		t.head.fields = x.trip.head.fields // memory that is there, see response
+	} else if x, ok := h.asker.(*exchange); ok { // memory that is there
+		t.head.fields, t.far = x.trip.head.fields, &x.sides.far
+	}
+	if t.far == nil {
+		t.far = new(side)
 	}
 	t.h, t.previous, h.last = h, h.last, t
 	h.running++

@@ -19,6 +19,7 @@ type exchange struct {
 	own    body
 	trip   trip
 	reply  sender
+	sides  *sides // nil: it had no hooks yet
 
 	keep   bool    // the client connection serves another request
 	tunnel *tunnel // what the connection becomes instead
@@ -90,9 +91,13 @@ func (x *exchange) release() {
 	x.trip.request.done()
 	x.client.s.release()
 	keepFields := func(h *head) head { clear(h.fields[:cap(h.fields)]); return head{fields: h.fields[:0]} }
-	request, response := keepFields(&x.head), keepFields(&x.trip.head)
+	request, response, sides := keepFields(&x.head), keepFields(&x.trip.head), x.sides
+	if sides != nil {
+		sides.near.forget()
+		sides.far.forget()
+	}
 	*x = exchange{}
-	x.head, x.trip.head = request, response
+	x.head, x.trip.head, x.sides = request, response, sides
 	exchanges.Put(x)
 }
 

@@ -31,7 +31,7 @@ func newHTTP2Hooked(x *http2Exchange) *hookedExchange {
 	c := x.client
 	h := &hookedExchange{
 		flow: x.flow, client: c, route: x.route, asker: x, protocol: HTTP2,
-		control: x.control, minor: 1, origins: &origins{pool: &c.p.pool, dialer: &c.p.dialer},
+		control: x.control, minor: 1, near: new(side), origins: &origins{pool: &c.p.pool, dialer: &c.p.dialer},
 	}
 	h.returned.L = &h.mu
 	if h.flow == nil || c.p.sorted.http == nil { // nobody is to see what the hooks leave

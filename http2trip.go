@@ -74,7 +74,7 @@ func (t *hookedTrip) forHTTP2(req *http.Request) (*http.Request, *http2Upload, e
 	if err != nil {
 		return nil, nil, err
 	}
-	w, err := h.requestRewrite(req, &t.asked)
+	w, err := h.requestRewrite(req, &t.far.merged)
 	if err != nil {
 		return nil, nil, err
 	}

@@ -9,19 +9,24 @@ import (
 // This file turns messages as they came into the types of net/http that hooks see.
 
 // newRequest builds the request that hooks see.
-func (h *hookedExchange) newRequest(x *exchange) *http.Request {
-	r := http.Request{
+func (h *hookedExchange) newRequest(x *exchange) {
+	h.near.raw.keep(&x.head)
+	header, names := h.near.raw.show(&h.control, &h.room)
+	h.context = flowContext{x.client.ctx, h.flow}
+	h.request = *(&http.Request{
 		Method:     x.method,
 		URL:        &h.url,
 		Proto:      [...]string{"HTTP/1.0", "HTTP/1.1"}[h.minor],
 		ProtoMajor: 1, ProtoMinor: h.minor,
-		Header: h.raw.header(&h.control),
-		Host:   h.host(x),
-		Body:   http.NoBody,
-	}
-	r.TLS = x.client.tls
-	h.setURL(string(x.target()), x.route)
-	r.RemoteAddr = x.client.remoteAddr()
+		Header:     header,
+		Host:       h.host(x),
+		Body:       http.NoBody,
+		TLS:        x.client.tls,
+		RemoteAddr: x.client.remoteAddr(),
+	}).WithContext(&h.context)
+	r := &h.request
+	h.req, h.flow.Request, h.flow.RequestFields = r, r, names
+	h.setURL(h.path(x), x.route)
 	switch h.control.kind {
 	case knownLength:
 		r.ContentLength = h.control.length
@@ -34,7 +39,15 @@ func (h *hookedExchange) newRequest(x *exchange) *http.Request {
 			r.Trailer = announced(r.Header)
 		}
 	}
-	return r.WithContext(withFlow(x.client.ctx, h.flow))
+}
+
+// path is the target in origin-form, which is the end of the target as it came if that has one.
+func (h *hookedExchange) path(x *exchange) string {
+	path, end := x.target(), len(x.line.method)+len(" ")+len(x.line.target)
+	if came := h.near.raw.text[:end]; strings.HasSuffix(came, string(path)) {
+		return came[end-len(path):]
+	}
+	return string(path)
 }
 
 // host is the Host field as it will be sent if no hook changes it.
@@ -49,7 +62,10 @@ func (h *hookedExchange) host(x *exchange) string {
 		}
 		return string(x.client.host)
 	}
-	return string(x.control.host)
+	if f := h.near.raw.first(hostField); f != nil {
+		return h.near.raw.str(f.value)
+	}
+	return "" // HTTP/1.0
 }
 
 // setURL makes the URL of where the request goes. A target that no URL can hold as it
@@ -82,19 +98,22 @@ func isPlainPath(path string) bool {
 
 // response builds the response that hooks see.
 func (t *hookedTrip) response(req *http.Request) *http.Response {
-	t.raw = copyHead(&t.head)
-	res := &http.Response{
-		Status:     strings.TrimSpace(t.raw.text[len("HTTP/1.x "):len(t.head.start)]),
+	raw := &t.far.raw
+	raw.keep(&t.head)
+	header, names := raw.show(&t.control, &t.room)
+	t.res = http.Response{
+		Status:     strings.TrimSpace(raw.text[len("HTTP/1.x "):len(t.head.start)]),
 		StatusCode: t.status.code,
 		Proto:      [...]string{"HTTP/1.0", "HTTP/1.1"}[t.status.minor],
 		ProtoMajor: 1, ProtoMinor: t.status.minor,
-		Header:        t.raw.header(&t.control),
+		Header:        header,
 		ContentLength: t.control.framing.contentLength(),
 		Request:       req,
 		Body:          t,
 		TLS:           t.o.state,
 	}
-	t.res, t.conn = res, t.o.s
+	res := &t.res
+	t.conn = t.o.s
 	if t.control.kind == chunked {
 		res.TransferEncoding = []string{"chunked"}
 		res.Trailer = announced(res.Header)
@@ -103,7 +122,9 @@ func (t *hookedTrip) response(req *http.Request) *http.Response {
 		res.ContentLength = t.control.length
 	}
 	t.h.mu.Lock()
-	t.h.flow.ResponseFields = t.raw.names()
+	if !t.h.answered { // or nobody looks for it any more
+		t.h.response, t.h.flow.ResponseFields = raw, names
+	}
 	if x, ok := t.h.asker.(*exchange); ok && t == &t.h.first {
 		x.trip.head.fields = t.head.fields[:0]
 	}

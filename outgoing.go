@@ -21,7 +21,7 @@ func (t *hookedTrip) prepare(req *http.Request) error {
 	if err != nil {
 		return err
 	}
-	w, err := h.requestRewrite(req, &t.asked)
+	w, err := h.requestRewrite(req, &t.far.merged)
 	if err != nil {
 		return err
 	}
@@ -125,12 +125,12 @@ func (h *hookedExchange) routeOf(u *url.URL) *route {
 }
 
 // requestRewrite merges the fields that hooks left with those that came.
-func (h *hookedExchange) requestRewrite(req *http.Request, c *control) (rewrite, error) {
-	fields, err := merge(req.Header, h.flow.RequestFields, h.raw.fields)
-	if err != nil {
+func (h *hookedExchange) requestRewrite(req *http.Request, m *merged) (rewrite, error) {
+	if err := m.merge(req.Header, h.flow.RequestFields, &h.near.raw); err != nil {
 		return rewrite{}, err
 	}
-	if err := c.read(fields); err != nil {
+	c := &m.control
+	if err := c.read(m.fields); err != nil {
 		return rewrite{}, err
 	}
 	host := req.Host
@@ -141,23 +141,19 @@ func (h *hookedExchange) requestRewrite(req *http.Request, c *control) (rewrite,
 		return rewrite{}, errHostValue
 	}
 	return rewrite{
-		fields: fields, control: c, minor: h.minor, http2: h.protocol == HTTP2, via: h.client.p.Via, host: []byte(host),
+		fields: m.fields, control: c, minor: h.minor, http2: h.protocol == HTTP2, via: h.client.p.Via, host: m.bytes(host),
 		forwards: c.maxForwards > 0 && countsForwards(req.Method),
 	}, nil
 }
 
 // responseRewrite merges the fields that hooks left with those that came.
 func (h *hookedExchange) responseRewrite(res *http.Response) (rewrite, error) {
-	var raw []field
-	if h.last != nil {
-		raw = h.last.raw.fields
-	}
-	fields, err := merge(res.Header, h.flow.ResponseFields, raw)
-	if err != nil {
+	m := &h.near.merged
+	if err := m.merge(res.Header, h.flow.ResponseFields, h.response); err != nil {
 		return rewrite{}, err
 	}
-	c := &h.answer
-	if err := c.read(fields); err != nil {
+	c := &m.control
+	if err := c.read(m.fields); err != nil {
 		return rewrite{}, err
 	}
 	minor := 1
@@ -165,7 +161,7 @@ func (h *hookedExchange) responseRewrite(res *http.Response) (rewrite, error) {
 		minor = res.ProtoMinor
 	}
 	return rewrite{
-		fields: fields, control: c, response: true, status: res.StatusCode, minor: minor, http2: res.ProtoMajor == 2,
+		fields: m.fields, control: c, response: true, status: res.StatusCode, minor: minor, http2: res.ProtoMajor == 2,
 		via: h.client.p.Via,
 	}, nil
 }
@@ -201,7 +197,9 @@ func (h *hookedExchange) outgoing(x *exchange, res *http.Response) (src *readerS
 
 // reasonOf returns the reason phrase of Status if that belongs to StatusCode.
 func reasonOf(res *http.Response) (string, error) {
-	reason, ok := strings.CutPrefix(res.Status, strconv.Itoa(res.StatusCode))
+	var digits [20]byte
+	code := strconv.AppendInt(digits[:0], int64(res.StatusCode), 10)
+	reason, ok := strings.CutPrefix(res.Status, string(code))
 	if !ok {
 		reason = http.StatusText(res.StatusCode)
 	}
