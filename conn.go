@@ -91,8 +91,17 @@ func (c *client) run(f func()) {
 	f()
 }
 
-// serveMode asks the mode where the connection goes.
+// serveMode serves the connection as the mode says.
 func (c *client) serveMode() {
+	if c.eachNamesItsOwn() {
+		c.serveNamed()
+	}
+}
+
+// eachNamesItsOwn asks the mode where the connection goes. If it goes nowhere, because each
+// request names its own destination, that is left to the caller, whose stack is smaller: it is kept
+// for as long as a tunnel. All else has been served when it returns.
+func (c *client) eachNamesItsOwn() bool {
 	d, err := c.destination()
 	switch {
 	case err == io.EOF: // a client that never said anything
@@ -101,11 +110,12 @@ func (c *client) serveMode() {
 		c.finish(c.newFlow(), &OpError{Op: "mode", Err: err})
 	case d.Addr == "":
 		c.authenticate, c.pages = d.authenticate, d.pages
-		c.serveNamed()
+		return true
 	default:
 		c.pages = d.pages
 		c.serveDestination(d)
 	}
+	return false
 }
 
 func (c *client) forget() {
@@ -291,11 +301,17 @@ func (c *client) finish(flow *Flow, err error) {
 }
 
 // dialTunnel dials while the client waits. One that leaves ends the dial; one that only
-// has nothing more to say does not.
-func (c *client) dialTunnel(r *route) (*origin, error) {
+// has nothing more to say does not. The deep stack that dialling needs is that of a goroutine
+// which ends with it, and not kept for as long as the tunnel.
+func (c *client) dialTunnel(r *route) (o *origin, err error) {
 	c.watch.halfClose = true
 	c.watch.arm()
-	o, err := c.origins.dial(c.ctx, r.key, r.conn)
+	dialled := make(chan struct{})
+	go func() {
+		defer close(dialled)
+		o, err = c.origins.dial(c.ctx, r.key, r.conn)
+	}()
+	<-dialled
 	c.watch.disarm()
 	c.watch.halfClose = false
 	return o, err
