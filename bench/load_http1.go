@@ -21,6 +21,7 @@ type exchanger struct {
 	nc      net.Conn
 	br      *bufio.Reader
 	buf     []byte
+	closing bool // the last response is the last on its connection
 }
 
 func newExchanger(j *job, method string) *exchanger {
@@ -67,19 +68,25 @@ func (e *exchanger) connect() (err error) {
 }
 
 func (e *exchanger) do() (int64, time.Duration, error) {
-	if e.buf == nil {
-		e.buf = make([]byte, min(max(e.job.Size, 1<<10), rawBuffer))
-	}
 	begin := time.Now()
 	body, err := e.send()
 	if err != nil {
 		return 0, 0, err
 	}
+	n, err := e.check(body)
+	return n, time.Since(begin), err
+}
+
+// check reads the content of a response to its end.
+func (e *exchanger) check(body content) (int64, error) {
+	if e.buf == nil {
+		e.buf = make([]byte, min(max(e.job.Size, 1<<10), rawBuffer))
+	}
 	n, err := checkPattern(&body, -1, e.buf)
 	if err == nil && n != e.job.Size {
 		err = fmt.Errorf("%w: %d bytes", errAnswer, n)
 	}
-	return n, time.Since(begin), err
+	return n, err
 }
 
 // send sends the request and reads the head of the response.
@@ -87,7 +94,13 @@ func (e *exchanger) send() (content, error) {
 	if _, err := e.nc.Write(e.request); err != nil {
 		return content{}, err
 	}
+	return e.answer()
+}
+
+// answer reads the head of a response.
+func (e *exchanger) answer() (content, error) {
 	h, err := readHead(e.br)
+	e.closing = h.closing
 	if err == nil && !strings.HasPrefix(h.first, "HTTP/1.1 200") {
 		err = fmt.Errorf("%w: %s", errAnswer, h.first)
 	}

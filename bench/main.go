@@ -6,6 +6,7 @@
 //	go run . -run http/128B     # some scenarios
 //	go run . -list              # what there is
 //	go run . -profile DIR       # with a CPU profile of each Go proxy
+//	go run . -soak 10m          # what mitm still holds after a long time of everything at once
 //
 // For every scenario and proxy an origin server, the proxy and a load generator are started
 // as processes of their own; rounds of all of them follow one another, and the medians over the
@@ -19,7 +20,7 @@
 //
 // The map: scenario.go and target.go say what is measured, plan.go and cell.go measure it,
 // table.go, goals.go and report.go print it. origin*.go, load*.go and proxy_*.go are the processes
-// (role.go, process.go).
+// (role.go, process.go). soak*.go loads one proxy for long, and looks for what is left.
 package main
 
 import (
@@ -41,6 +42,9 @@ type options struct {
 	run, targets      *regexp.Regexp
 	rounds            int
 	window            time.Duration
+	soak              time.Duration
+	tunnels           int
+	seed              uint64
 }
 
 func main() {
@@ -55,7 +59,11 @@ func main() {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 	defer stop()
-	if err := measure(ctx, o); err != nil {
+	run := measure
+	if o.soak > 0 {
+		run = runSoak
+	}
+	if err := run(ctx, o); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
 	}
@@ -70,6 +78,9 @@ func readFlags() (o options) {
 	flag.StringVar(&o.profile, "profile", "", "`directory` for a CPU profile of each Go proxy in each scenario")
 	flag.IntVar(&o.rounds, "rounds", 0, "number of rounds (default 5, with -quick 1)")
 	flag.DurationVar(&o.window, "window", 0, "how long to measure each (default 1s, with -quick 200ms)")
+	flag.DurationVar(&o.soak, "soak", 0, "how long to load mitm with everything at once, to see what it still holds afterwards (0: measure)")
+	flag.IntVar(&o.tunnels, "tunnels", 100_000, "how many tunnels to open and close with -soak")
+	flag.Uint64Var(&o.seed, "seed", 0, "of what happens by chance with -soak (default: another one each time)")
 	flag.Parse()
 	o.run, o.targets = pattern(*run), pattern(*targets)
 	o.setDefaults()

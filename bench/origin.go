@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"path"
 	"strconv"
 	"strings"
 	"time"
@@ -109,14 +110,14 @@ func (o *http1Origin) exchange() error {
 	}
 	method, rest, _ := strings.Cut(h.first, " ")
 	target, _, _ := strings.Cut(rest, " ")
-	path := target[strings.LastIndexByte(target, '/')+1:]
+	last := target[strings.LastIndexByte(target, '/')+1:]
 	switch {
 	case method == "POST":
-		err = o.post(h, path)
-	case path == "events":
+		err = o.post(h, target)
+	case last == "events":
 		err = o.events()
 	default:
-		err = o.get(path)
+		err = o.get(last)
 	}
 	if err == nil && h.closing {
 		err = io.EOF
@@ -127,8 +128,8 @@ func (o *http1Origin) exchange() error {
 const responseHead = "HTTP/1.1 200 OK\r\nDate: Mon, 23 Nov 2026 00:00:00 GMT\r\nServer: bench\r\nContent-Type: application/octet-stream\r\n"
 
 // get answers with as many bytes of content as the path says; small ones in one write.
-func (o *http1Origin) get(path string) error {
-	size, err := strconv.ParseInt(path, 10, 64)
+func (o *http1Origin) get(length string) error {
+	size, err := strconv.ParseInt(length, 10, 64)
 	if err != nil {
 		return o.refuse("no such path")
 	}
@@ -150,12 +151,21 @@ func (o *http1Origin) get(path string) error {
 }
 
 // post checks the content of a request, and answers like get.
-func (o *http1Origin) post(h head, path string) error {
+func (o *http1Origin) post(h head, target string) error {
 	body := newContent(o.br, max(h.length, chunked))
-	if n, err := checkPattern(&body, -1, o.buf); err != nil || n != postSize {
+	if n, err := checkPattern(&body, -1, o.buf); err != nil || n != uploadSize(target) {
 		return o.refuse(fmt.Sprintf("content of %d bytes: %v", n, err))
 	}
-	return o.get(path)
+	return o.get(path.Base(target))
+}
+
+// uploadSize returns how long the content of a POST request has to be: /4096/128 says it before
+// the length of the answer.
+func uploadSize(target string) int64 {
+	if n, err := strconv.ParseInt(path.Base(path.Dir(target)), 10, 64); err == nil {
+		return n
+	}
+	return postSize
 }
 
 func (o *http1Origin) refuse(why string) error {

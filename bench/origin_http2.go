@@ -2,6 +2,7 @@ package main
 
 import (
 	"crypto/tls"
+	"fmt"
 	"net"
 	"net/http"
 	"path"
@@ -27,6 +28,13 @@ func (http2Origin) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	if err != nil {
 		http.Error(w, "no such path", http.StatusBadRequest)
 		return
+	}
+	if req.Method == http.MethodPost {
+		n, err := checkPattern(req.Body, -1, make([]byte, 16<<10))
+		if err != nil || n != uploadSize(req.URL.Path) {
+			http.Error(w, fmt.Sprintf("content of %d bytes: %v", n, err), http.StatusBadRequest)
+			return
+		}
 	}
 	w.Header().Set("Content-Length", strconv.FormatInt(size, 10))
 	w.Header().Set("Content-Type", "application/octet-stream")

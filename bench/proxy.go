@@ -8,6 +8,7 @@ import (
 	"runtime/debug"
 	"runtime/pprof"
 	"strings"
+	"time"
 )
 
 // proxyConfig is what a proxy of one of the roles is told.
@@ -21,7 +22,14 @@ type proxyConfig struct {
 	// Hooks sets a field of each request and each response, TunnelHook tunnels what could be
 	// opened.
 	Hooks, TunnelHook bool
+	// Soak has hooks of all kinds, one of which tunnels to throughName. Idle, if not 0, is how
+	// long idle connections are kept. Both are for mitm.
+	Soak bool
+	Idle time.Duration
 }
+
+// throughName is a name of the origin whose TLS is not opened in a soak.
+const throughName = "through." + domain
 
 // listening is where a proxy is to be found.
 type listening struct{ Port int }
@@ -30,10 +38,16 @@ type listening struct{ Port int }
 type inquiry struct {
 	Collect bool   // garbage first
 	Profile string // a file: begin to write a CPU profile. Empty: end that.
+	Traces  bool   // tell where goroutines are
 }
 
-// allocations is the answer.
-type allocations struct{ Objects, Bytes uint64 }
+// allocations is the answer, with what is held now.
+type allocations struct {
+	Objects, Bytes            uint64
+	Goroutines                int
+	HeapLive, HeapUse, Stacks uint64 // bytes
+	Traces                    string
+}
 
 // serveProxy is what the proxies among the roles have in common: serve gets a listener, and
 // questions are answered until the end.
@@ -83,7 +97,16 @@ func answer(c *control) error {
 			return err
 		}
 	}
-	return c.send(allocations{m.Mallocs, m.TotalAlloc})
+	a := allocations{
+		Objects: m.Mallocs, Bytes: m.TotalAlloc, Goroutines: runtime.NumGoroutine(),
+		HeapLive: m.HeapAlloc, HeapUse: m.HeapInuse, Stacks: m.StackInuse,
+	}
+	if q.Traces {
+		var b strings.Builder
+		pprof.Lookup("goroutine").WriteTo(&b, 1)
+		a.Traces = b.String()
+	}
+	return c.send(a)
 }
 
 // dialOrigin connects to 127.0.0.1 for all names of the origin, which nobody else knows.

@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"net"
 	"net/http"
+	"strings"
 
 	"example.com/mitm"
 )
@@ -12,7 +13,7 @@ import (
 // mitmRole is the proxy that all this is about, with its defaults.
 func mitmRole(c *control) error {
 	return serveProxy(c, func(config proxyConfig) (net.Listener, func(net.Listener) error, error) {
-		p := &mitm.Proxy{Hooks: mitmHooks(config)}
+		p := &mitm.Proxy{Hooks: mitmHooks(config), IdleTimeout: config.Idle}
 		if config.Intercept {
 			ca, err := mitm.LoadCA([]byte(config.CA.Cert), []byte(config.CA.Key))
 			if err != nil {
@@ -48,5 +49,21 @@ func mitmHooks(config proxyConfig) (hooks []mitm.Hook) {
 			return mitm.Tunnel, nil
 		}))
 	}
+	if config.Soak {
+		hooks = append(hooks, soakHooks()...)
+	}
 	return hooks
+}
+
+// soakHooks are the kinds that are not measured.
+func soakHooks() []mitm.Hook {
+	return []mitm.Hook{
+		mitm.OnConn(func(_ context.Context, c *mitm.Conn) (mitm.Action, error) {
+			if strings.HasPrefix(c.Destination.Addr, throughName+":") {
+				return mitm.Tunnel, nil
+			}
+			return mitm.Default, nil
+		}),
+		mitm.OnDone(func(*mitm.Flow) {}),
+	}
 }

@@ -26,6 +26,8 @@ type way struct {
 	Protocol   string
 	Roots      string
 	Resume     bool
+
+	wrap func(net.Conn) net.Conn // what is connected; nil: nothing
 }
 
 // limit is how long a connection of the load generator lives. Operations are not limited one
@@ -40,6 +42,9 @@ func (w *way) connect() (net.Conn, error) {
 	nc, err := d.Dial("tcp", w.Dial)
 	if err == nil {
 		err = nc.SetDeadline(time.Now().Add(limit))
+	}
+	if err == nil && w.wrap != nil {
+		nc = w.wrap(nc)
 	}
 	return nc, err
 }
