@@ -161,7 +161,10 @@ func TestNoAllocations(t *testing.T) {
 	}
 	addr := fixedOrigin(t, 128)
 	const hooked = 12
-	for name, p := range map[string]*mitm.Proxy{"explicit": {}, "reverse": {Mode: reverseTo(addr)}, "hooks": {Hooks: settingHooks()}} {
+	for name, p := range map[string]*mitm.Proxy{
+		"explicit": {}, "hooks": {Hooks: settingHooks()},
+		"reverse": {Mode: reverseTo(addr)}, "hooks in reverse": {Mode: reverseTo(addr), Hooks: settingHooks()},
+	} {
 		bound := 1.0
 		if len(p.Hooks) > 0 {
 			bound = hooked + 1

@@ -45,7 +45,7 @@ bridge.go between heads and http.Header, and by the same rewrite.go.
 Below are the parsers, which know nothing of the rest: requestline.go, header.go, framing.go
 (which decides where a message ends), body.go (content, decoded) and send.go (content,
 encoded; content.go if a hook made it); and stream.go, a connection with a buffer that exists
-only while it holds bytes (socket.go: the bytes of a socket, socket_linux.go; tlsstream.go: one over TLS; tlssocket.go: what TLS runs on, and
+only while it holds bytes (buffer.go; socket.go: the bytes of a socket; tlsstream.go: one over TLS; tlssocket.go: what TLS runs on, and
 where a ClientHello can be read without consuming it).
 
 # TLS

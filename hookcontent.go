@@ -57,14 +57,13 @@ func noRequestContent(method string, old framing) framing {
 // responseContent finds out what content res has now and how it is framed for a client
 // that asked by method.
 func (h *hookedExchange) responseContent(res *http.Response, method string) (framing, *readerSource, error) {
-	t := h.last
+	t, s := h.last, &h.reply
 	if hasNoContent(res.StatusCode, method) {
-		return framing{}, &readerSource{}, nil
+		return framing{}, s, nil
 	}
 	if res.Body == http.NoBody {
-		return framing{kind: knownLength}, &readerSource{}, nil
+		return framing{kind: knownLength}, s, nil
 	}
-	s := &h.reply
 	s.r = res.Body
 	if res.Trailer != nil {
 		s.trailer = func() []field { return mergeTrailers(res.Trailer, h.rawTrailers()) }

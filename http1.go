@@ -260,10 +260,11 @@ func (x *exchange) describe() {
 		if x.client.tls != nil || x.client.fixed != nil && x.client.fixed.key.tls {
 			scheme = "https://"
 		}
-		x.flow.URL = scheme + string(x.control.host)
-		if x.line.form == originForm { // asterisk-form has no path (RFC 9112, section 3.3)
-			x.flow.URL += string(x.line.target)
+		path := x.line.path
+		if x.line.form == asteriskForm { // which has none (RFC 9112, section 3.3)
+			path = nil
 		}
+		x.flow.URL = scheme + string(x.control.host) + string(path)
 	default:
 		x.flow.URL = string(x.line.target)
 	}

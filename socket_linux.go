@@ -3,7 +3,6 @@
 package mitm
 
 import (
-	"os"
 	"syscall"
 	"unsafe"
 )
@@ -14,27 +13,16 @@ import (
 // took up to a quarter of the processor time of small exchanges. A caller writes at most
 // bufferSize, so that nobody has to wait for the scheduler for long.
 //
-// The race detector follows bytes through package syscall, see socket_unix.go.
+// The race detector follows bytes through package syscall, see socket_syscall.go.
 
-// readSocket reads what is there, without waiting.
-func readSocket(fd uintptr, b []byte) (int, error) { return transfer(syscall.SYS_READ, "read", fd, b) }
+func sysRead(fd uintptr, b []byte) (int, error) { return rawCall(syscall.SYS_READ, fd, b) }
 
-// writeSocket writes what there is room for, without waiting.
-func writeSocket(fd uintptr, b []byte) (int, error) {
-	return transfer(syscall.SYS_WRITE, "write", fd, b)
-}
+func sysWrite(fd uintptr, b []byte) (int, error) { return rawCall(syscall.SYS_WRITE, fd, b) }
 
-func transfer(call uintptr, name string, fd uintptr, b []byte) (int, error) {
-	for {
-		n, _, err := syscall.RawSyscall(call, fd, uintptr(unsafe.Pointer(unsafe.SliceData(b))), uintptr(len(b)))
-		switch err {
-		case 0:
-			return int(n), nil
-		case syscall.EINTR:
-		case syscall.EAGAIN:
-			return 0, errWouldBlock
-		default:
-			return 0, os.NewSyscallError(name, err)
-		}
+func rawCall(call, fd uintptr, b []byte) (int, error) {
+	n, _, err := syscall.RawSyscall(call, fd, uintptr(unsafe.Pointer(unsafe.SliceData(b))), uintptr(len(b)))
+	if err != 0 {
+		return 0, err
 	}
+	return int(n), nil
 }

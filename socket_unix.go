@@ -1,4 +1,4 @@
-//go:build unix && (!linux || race)
+//go:build unix
 
 package mitm
 
@@ -7,21 +7,26 @@ import (
 	"syscall"
 )
 
+// canWaitUnbuffered: a socket tells that it is readable before a buffer is needed.
+const canWaitUnbuffered = true
+
+const errWouldBlock = syscall.EAGAIN
+
 // readSocket reads what is there, without waiting.
-func readSocket(fd uintptr, b []byte) (int, error) { return transfer(syscall.Read, "read", fd, b) }
+func readSocket(fd uintptr, b []byte) (int, error) { return transfer(sysRead, "read", fd, b) }
 
 // writeSocket writes what there is room for, without waiting.
-func writeSocket(fd uintptr, b []byte) (int, error) { return transfer(syscall.Write, "write", fd, b) }
+func writeSocket(fd uintptr, b []byte) (int, error) { return transfer(sysWrite, "write", fd, b) }
 
-func transfer(call func(int, []byte) (int, error), name string, fd uintptr, b []byte) (int, error) {
+func transfer(call func(uintptr, []byte) (int, error), name string, fd uintptr, b []byte) (int, error) {
 	for {
-		n, err := call(int(fd), b)
+		n, err := call(fd, b)
 		switch err {
 		case nil:
 			return n, nil
 		case syscall.EINTR:
-		case syscall.EAGAIN:
-			return 0, errWouldBlock
+		case errWouldBlock:
+			return 0, err
 		default:
 			return 0, os.NewSyscallError(name, err)
 		}

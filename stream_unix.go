@@ -8,11 +8,6 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// canWaitUnbuffered: a socket tells that it is readable before a buffer is needed.
-const canWaitUnbuffered = true
-
-const errWouldBlock = unix.EAGAIN
-
 // polled is what poll(2) works on.
 type polled [1]unix.PollFd
 

@@ -1,0 +1,19 @@
+package mitm
+
+import "sync"
+
+// bufferSize is what one read takes at most. It is also the size of every pooled
+// buffer: large enough that bulk copying is not dominated by system calls.
+const bufferSize = 32 << 10
+
+// buffers is scratch memory for all streams. An idle connection holds none of it.
+var buffers = sync.Pool{New: func() any { return new([bufferSize]byte) }}
+
+func takeBuffer() []byte { return buffers.Get().(*[bufferSize]byte)[:] }
+
+// giveBuffer takes b back unless it grew beyond the pooled size.
+func giveBuffer(b []byte) {
+	if cap(b) == bufferSize {
+		buffers.Put((*[bufferSize]byte)(b[:bufferSize]))
+	}
+}

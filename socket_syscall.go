@@ -1,0 +1,9 @@
+//go:build unix && (!linux || race)
+
+package mitm
+
+import "syscall"
+
+func sysRead(fd uintptr, b []byte) (int, error) { return syscall.Read(int(fd), b) }
+
+func sysWrite(fd uintptr, b []byte) (int, error) { return syscall.Write(int(fd), b) }
