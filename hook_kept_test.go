@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/http"
 	"slices"
+	"strings"
 	"testing"
 
 	"example.com/mitm"
@@ -36,11 +37,12 @@ func TestHookKeepsMessages(t *testing.T) {
 		return nil
 	})}}))
 	for i := range exchanges {
-		request := fmt.Sprintf("GET http://%s/path%d HTTP/1.1\r\nHost: %s\r\n", addr, i, addr)
+		var request strings.Builder
+		fmt.Fprintf(&request, "GET http://%s/path%d HTTP/1.1\r\nHost: %s\r\n", addr, i, addr)
 		for n := range fields * i {
-			request += fmt.Sprintf("name-%d-%d: value %d %d\r\n", i, n, i, n)
+			fmt.Fprintf(&request, "name-%d-%d: value %d %d\r\n", i, n, i, n)
 		}
-		c.send(request + "\r\n")
+		c.send(request.String() + "\r\n")
 		c.response("GET")
 	}
 	if len(all) != exchanges {
