@@ -75,7 +75,7 @@ type tripOwner interface {
 func (t *trip) run(ctx context.Context) error {
 	t.ctx = ctx
 	n := len(t.request.out)
-	for again := false; ; again = true {
+	for again := false; ; {
 		if err := t.acquire(ctx, again); err != nil {
 			t.o = nil
 			return err
@@ -86,8 +86,7 @@ func (t *trip) run(ctx context.Context) error {
 			return nil
 		}
 		t.abandon()
-		if err == errStale {
-			again = false
+		if err == errStale { // nothing was sent: the next one may be in order
 			continue
 		}
 		if t.uploadErr != nil {
@@ -96,7 +95,7 @@ func (t *trip) run(ctx context.Context) error {
 		if !reused || t.received || t.source != nil || !idempotent(t.method) || ctx.Err() != nil || isTimeout(err) {
 			return err
 		}
-		t.request.out = t.request.out[:n]
+		t.request.out, again = t.request.out[:n], true
 	}
 }
 
