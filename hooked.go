@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/url"
 	"sync"
+	"sync/atomic"
 )
 
 // hookedExchange is what the hooks of one exchange can hold on to, in one piece of memory. It is
@@ -182,7 +183,7 @@ func (h *hookedExchange) drain() {
 	}
 	defer h.body.mu.Unlock()
 	waits := h.control.expectContinue && h.body.count == 0
-	if !waits && (h.client.p.Transport == nil && !h.body.lent || h.body.closed) {
+	if !waits && (h.client.p.Transport == nil && !h.body.lent || h.body.closed.Load()) {
 		h.body.drain()
 	}
 }
@@ -209,10 +210,10 @@ func (h *hookedExchange) endBody() {
 type hookedBody struct {
 	body
 	h         *hookedExchange
-	mu        sync.Mutex
-	closed    bool // whoever read it wants no more
-	forwarded bool // as it is, so that the origin says whether it wants it
-	lent      bool // to net/http, which closes it when it is through
+	closed    atomic.Bool // whoever read it wants no more
+	mu        sync.Mutex  // of what follows, and of body
+	forwarded bool        // as it is, so that the origin says whether it wants it
+	lent      bool        // to net/http, which closes it when it is through
 	over      bool
 }
 
@@ -235,11 +236,10 @@ func (b *hookedBody) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// Close implements io.Closer. What was not read is read by the proxy.
+// Close implements io.Closer. What was not read is read by the proxy. It does not wait for a Read,
+// and nobody takes it for one.
 func (b *hookedBody) Close() error {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.closed = true
+	b.closed.Store(true)
 	return nil
 }
 

@@ -45,20 +45,6 @@ func benchProxy(b *testing.B, addr string, originRoots *x509.CertPool, hooks ...
 	return start(b, &mitm.Proxy{CA: ca, Hooks: hooks, Dial: dialTo(addr), OriginTLS: &tls.Config{RootCAs: originRoots}}), roots
 }
 
-// twoHooks change a field of either message.
-func twoHooks() []mitm.Hook {
-	return []mitm.Hook{
-		mitm.OnRequest(func(req *http.Request) (*http.Response, error) {
-			req.Header.Set("X-Request", "1")
-			return nil, nil
-		}),
-		mitm.OnResponse(func(res *http.Response) error {
-			res.Header.Set("X-Response", "1")
-			return nil
-		}),
-	}
-}
-
 // tunnelTLS connects through a tunnel for host and speaks TLS inside.
 func tunnelTLS(b *testing.B, proxy, host string, config *tls.Config) *tls.Conn {
 	nc, err := net.Dial("tcp", proxy)
@@ -78,7 +64,7 @@ func tunnelTLS(b *testing.B, proxy, host string, config *tls.Config) *tls.Conn {
 // One request after the other on a connection that was opened before.
 func BenchmarkIntercepted(b *testing.B) {
 	for version := 1; version <= 2; version++ {
-		for _, hooks := range [][]mitm.Hook{nil, twoHooks()} {
+		for _, hooks := range [][]mitm.Hook{nil, settingHooks()} {
 			b.Run(fmt.Sprintf("HTTP%d/hooks=%d", version, len(hooks)), func(b *testing.B) {
 				addr, originRoots := benchOrigin(b, version)
 				proxy, roots := benchProxy(b, addr, originRoots, hooks...)

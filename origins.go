@@ -57,12 +57,14 @@ func (os *origins) attach(o *origin) error {
 	return nil
 }
 
-func (os *origins) detach(o *origin) {
+// detach ends what attach began. It says whether o was not cut meanwhile.
+func (os *origins) detach(o *origin) (whole bool) {
 	os.mu.Lock()
 	defer os.mu.Unlock()
 	if i := slices.Index(os.inUse, o); i >= 0 {
 		os.inUse = slices.Delete(os.inUse, i, i+1)
 	}
+	return os.ended == nil
 }
 
 // close gives o up.

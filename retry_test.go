@@ -198,3 +198,77 @@ func bound(t *testing.T, proxy, addr string, seen chan string, field string) {
 	other.wantStatus(200)
 	wantSeen(t, seen, "2 GET /d")
 }
+
+// Idle connections that the origin has closed are passed over for one that is in order.
+func TestR24_NextIdle(t *testing.T) {
+	eachEngine(t, func(t *testing.T, p *mitm.Proxy) {
+		seen := make(chan string, 64)
+		answer, hangUp := []chan bool{make(chan bool), make(chan bool)}, make(chan bool)
+		var conns atomic.Int32
+		addr := origin(t, func(c *peer) {
+			n := int(conns.Add(1)) - 1
+			for n < len(answer) {
+				head, err := c.tryHead()
+				if err != nil {
+					return
+				}
+				line, _, _ := strings.Cut(head, " HTTP/")
+				seen <- line
+				if line == "GET /a" {
+					<-answer[n]
+				}
+				if c.send(ok200); n == 1 {
+					<-hangUp
+					return
+				}
+			}
+		})
+		proxy := start(t, p)
+		var clients []*peer
+		for range answer {
+			c := dial(t, proxy)
+			c.send(headTo(addr, "GET", "/a"))
+			wantSeen(t, seen, "GET /a")
+			clients = append(clients, c)
+		}
+		for n, c := range clients { // the second becomes idle last, and would be used first
+			close(answer[n])
+			c.wantStatus(200)
+		}
+		hangUp <- true
+		clients[0].send(headTo(addr, "GET", "/b"))
+		clients[0].wantStatus(200)
+		if n := conns.Load(); n != 2 {
+			t.Errorf("%d connections", n)
+		}
+	})
+}
+
+// A connection that was cut with its client, when all of the response had come, is not used
+// for the next one, whose request could not be repeated.
+func TestR24_ConnectionOfClientThatLeft(t *testing.T) {
+	addr, _ := answering(t, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+	read, left := make(chan bool), make(chan bool)
+	hook := wrapping(func(next http.RoundTripper, req *http.Request) (*http.Response, error) {
+		res, err := next.RoundTrip(req)
+		if err == nil && req.URL.Path == "/leave" {
+			io.ReadFull(res.Body, make([]byte, 2)) // all of it, but not its end
+			close(read)
+			<-req.Context().Done()
+			io.Copy(io.Discard, res.Body)
+			close(left)
+		}
+		return res, err
+	})
+	proxy := start(t, &mitm.Proxy{Hooks: []mitm.Hook{hook}})
+	post := func(path string) *peer {
+		c := dial(t, proxy)
+		c.send(headTo(addr, "POST", path, "Content-Length: 2") + "ok")
+		return c
+	}
+	c := post("/leave")
+	<-read
+	c.Close()
+	<-left
+	post("/").wantStatus(200)
+}

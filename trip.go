@@ -359,19 +359,18 @@ func (t *trip) finish() (sent bool) {
 func (t *trip) keep() {
 	o := t.o
 	t.o = nil
-	t.origins.detach(o)
+	whole := t.origins.detach(o)
 	o.s.release()
 	o.bound = o.bound || t.bound || t.control.connectionBound
 	switch {
-	case o.bound && t.route.once:
+	case !whole, o.bound && t.route.once:
 		o.s.close()
-		return
 	case o.bound:
 		o.reused = true
 		t.route.bind(o)
-		return
+	default:
+		t.origins.pool.put(o)
 	}
-	t.origins.pool.put(o)
 }
 
 // takeOrigin hands the connection over to a relay after a 101.

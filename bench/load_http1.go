@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"crypto/tls"
 	"fmt"
+	"io"
 	"net"
 	"strconv"
 	"strings"
@@ -101,10 +102,12 @@ func (e *exchanger) send() (content, error) {
 func (e *exchanger) answer() (content, error) {
 	h, err := readHead(e.br)
 	e.closing = h.closing
+	body := newContent(e.br, h.length)
 	if err == nil && !strings.HasPrefix(h.first, "HTTP/1.1 200") {
-		err = fmt.Errorf("%w: %s", errAnswer, h.first)
+		why, _ := io.ReadAll(io.LimitReader(&body, 200))
+		err = fmt.Errorf("%w: %s %q", errAnswer, h.first, why)
 	}
-	return newContent(e.br, h.length), err
+	return body, err
 }
 
 func (e *exchanger) close() {

@@ -7,7 +7,6 @@ import (
 	"io"
 	"math/rand/v2"
 	"net"
-	"os"
 	"strings"
 	"testing"
 	"time"
@@ -21,7 +20,6 @@ func shortSoak(w io.Writer) *soak {
 
 // Whatever clients do, every answer is right and nothing is left.
 func TestSoak(t *testing.T) {
-	needsQuiet(t)
 	var out bytes.Buffer
 	s := shortSoak(&out)
 	if err := s.run(t.Context()); err != nil {
@@ -41,7 +39,6 @@ func TestSoak(t *testing.T) {
 
 // Every kind does something that counts.
 func TestSoakKinds(t *testing.T) {
-	needsQuiet(t)
 	s := launched(t)
 	w := &worker{load: s.load, Rand: rand.New(rand.NewPCG(1, 1))}
 	defer w.release()
@@ -80,7 +77,6 @@ func launched(t *testing.T) *soak {
 
 // A connection that stays is found.
 func TestSoakLeft(t *testing.T) {
-	needsQuiet(t)
 	s := launched(t)
 	s.rest = 100 * time.Millisecond
 	var err error
@@ -108,7 +104,6 @@ func TestSoakLeft(t *testing.T) {
 
 // A proxy that ends is a failure, and an interrupted soak ends soon.
 func TestSoakEnds(t *testing.T) {
-	needsQuiet(t)
 	for name, end := range map[string]func(s *soak, cancel func()){
 		"proxy":     func(s *soak, _ func()) { s.proxy.kill() },
 		"interrupt": func(_ *soak, cancel func()) { cancel() },
@@ -202,13 +197,4 @@ func fused(t *testing.T, reset bool) (far net.Conn, f *fuse) {
 	}
 	t.Cleanup(func() { near.Close(); far.Close() })
 	return far, newFuse(near, reset)
-}
-
-// needsQuiet skips what needs a machine of its own: under the race detector on a busy one an exchange
-// was once answered 502, which is not explained yet.
-func needsQuiet(t *testing.T) {
-	t.Helper()
-	if os.Getenv("MITM_SOAK") == "" {
-		t.Skip("set MITM_SOAK=1 to run")
-	}
 }
