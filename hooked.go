@@ -17,7 +17,7 @@ type hookedExchange struct {
 	client   *client
 	origins  *origins
 	route    *route
-	near     *side    // of the exchange, until its end
+	near     *side    // of the exchange, until its end; nil in HTTP/2
 	protocol Protocol // of the client
 	control  control  // of the request as it came
 	reply    readerSource

@@ -205,9 +205,6 @@ func (h *hookedExchange) newTrip() (*hookedTrip, error) {
 	} else if x, ok := h.asker.(*exchange); ok { // memory that is there
 		t.head.fields, t.far = x.trip.head.fields, &x.sides.far
 	}
-	if t.far == nil {
-		t.far = new(side)
-	}
 	t.h, t.previous, h.last = h, h.last, t
 	h.running++
 	t.running = true

@@ -328,9 +328,11 @@ func (x *http2Exchange) endInterim() {
 // interim implements asker for responses of HTTP/1.
 func (x *http2Exchange) interim(t *trip) error {
 	i := http2Interim{t.status.code, map[string][]string{}}
-	for f := range sendable(t.head.fields, &t.control) {
-		name := http.CanonicalHeaderKey(string(f.name))
-		i.header[name] = append(i.header[name], string(f.value))
+	for n := range t.head.fields {
+		if f := &t.head.fields[n]; f.inHTTP2() && !named(t.control.names, f) {
+			name := http.CanonicalHeaderKey(string(f.name))
+			i.header[name] = append(i.header[name], string(f.value))
+		}
 	}
 	return x.interimHTTP2(i)
 }

@@ -2,7 +2,6 @@ package mitm
 
 import (
 	"io"
-	"iter"
 	"net/http"
 	"strconv"
 	"strings"
@@ -31,7 +30,7 @@ func newHTTP2Hooked(x *http2Exchange) *hookedExchange {
 	c := x.client
 	h := &hookedExchange{
 		flow: x.flow, client: c, route: x.route, asker: x, protocol: HTTP2,
-		control: x.control, minor: 1, near: new(side), origins: &origins{pool: &c.p.pool, dialer: &c.p.dialer},
+		control: x.control, minor: 1, origins: &origins{pool: &c.p.pool, dialer: &c.p.dialer},
 	}
 	h.returned.L = &h.mu
 	if h.flow == nil || c.p.sorted.http == nil { // nobody is to see what the hooks leave
@@ -93,64 +92,40 @@ func (h *hookedExchange) outgoingHTTP2(x *http2Exchange, res *http.Response) (sr
 	if res.StatusCode < 200 || res.StatusCode > 999 {
 		return nil, f, errHookStatus
 	}
-	w, err := h.responseRewrite(res)
-	if err != nil {
-		return nil, f, err
-	}
 	f, src, err = h.responseContent(res, x.req.Method)
+	if err == nil {
+		err = h.setHeader(x.w.Header(), res, f)
+	}
 	if err != nil {
 		src.done()
 		return nil, f, err
 	}
-	w.framing = f
-	if f.kind == noContent && !w.control.hasLength { // which net/http read off
-		w.control.readLength([]byte(res.Header.Get("Content-Length")))
-	}
-	x.setHeader(&w)
 	x.answering(res.StatusCode)
 	return src, f, nil
 }
 
 // setHeader puts the fields of a response where net/http looks for them.
-func (x *http2Exchange) setHeader(w *rewrite) {
-	h := x.w.Header()
-	for f := range sendable(w.fields, w.control) {
-		if f.kind != contentLengthField {
-			name := http.CanonicalHeaderKey(string(f.name))
-			h[name] = append(h[name], string(f.value))
-		}
+func (h *hookedExchange) setHeader(header http.Header, res *http.Response, f framing) error {
+	var c control
+	if err := c.carry(header, res.Header); err != nil {
+		return err
 	}
-	switch {
-	case w.framing.kind == knownLength:
-		h.Set("Content-Length", strconv.FormatInt(w.framing.length, 10))
-	case w.framing.kind == noContent && w.describes() && w.control.hasLength:
-		h.Set("Content-Length", strconv.FormatInt(w.control.length, 10))
+	if f.kind == noContent && mayDescribe(res.StatusCode) && h.response.first(transferEncodingField) == nil &&
+		c.readLength([]byte(res.Header.Get("Content-Length"))) == nil {
+		f = framing{kind: knownLength, length: c.length}
 	}
 	for _, name := range [...]string{"Content-Type", "Content-Length"} {
-		if _, ok := h[name]; !ok {
-			h[name] = nil // or net/http makes one up
+		if _, ok := header[name]; !ok {
+			header[name] = nil // or net/http makes one up
 		}
 	}
-	if w.via != "" {
-		h.Add("Via", w.version()+" "+w.via)
+	if f.kind == knownLength {
+		header.Set("Content-Length", strconv.FormatInt(f.length, 10))
 	}
-}
-
-// sendable are the fields that HTTP/2 can carry (RFC 9113, section 8.2.2).
-func sendable(fields []field, c *control) iter.Seq[*field] {
-	return func(yield func(*field) bool) {
-		for i := range fields {
-			f := &fields[i]
-			switch f.kind {
-			case transferEncodingField, connectionField, keepAliveField, proxyConnectionField,
-				upgradeField, http2SettingsField, hostField, teField:
-				continue
-			}
-			if !named(c.names, f) && !yield(f) {
-				return
-			}
-		}
+	if via := h.client.p.Via; via != "" {
+		header.Add("Via", viaVersion(res.ProtoMajor == 2, minorOf(res))+" "+via)
 	}
+	return nil
 }
 
 // send passes content on, and holds nothing back when it has to wait. It survives the
@@ -161,34 +136,42 @@ func (x *http2Exchange) send(h *hookedExchange, src *readerSource, f framing) (e
 	if src.r == nil && src.direct == nil {
 		return nil
 	}
-	rc := http.NewResponseController(x.w)
-	for {
-		if !src.ready() && !src.empty {
-			if err := rc.Flush(); err != nil {
-				return &sendError{err}
-			}
-		}
-		p, err := src.next()
-		x.touch()
-		if err == io.EOF {
-			break
-		}
-		if err != nil {
-			return err
-		}
-		if _, err := x.w.Write(p); err != nil {
-			return &sendError{err}
-		}
-		x.touch()
-	}
-	if f.kind == knownLength && src.sent() < f.length {
-		return errContentShort
+	if err := x.sendContent(src, f); err != nil {
+		return err
 	}
 	header := x.w.Header()
 	for _, f := range src.trailerFields() {
 		header.Add(http.TrailerPrefix+http.CanonicalHeaderKey(string(f.name)), string(f.value))
 	}
 	return nil
+}
+
+func (x *http2Exchange) sendContent(src *readerSource, f framing) error {
+	out, whole := newLateFlusher(x.w), false
+	defer func() { out.end(whole) }()
+	for {
+		if !src.ready() && !src.empty {
+			if err := out.pause(); err != nil {
+				return err
+			}
+		}
+		p, err := src.next()
+		x.touch()
+		if err == io.EOF && f.kind == knownLength && src.sent() < f.length {
+			return errContentShort
+		}
+		if err == io.EOF {
+			whole = true
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		if _, err := out.Write(p); err != nil {
+			return err
+		}
+		x.touch()
+	}
 }
 
 // answerHere answers a request that may go no further, see exchange.answerHere.

@@ -74,7 +74,11 @@ func (t *hookedTrip) forHTTP2(req *http.Request) (*http.Request, *http2Upload, e
 	if err != nil {
 		return nil, nil, err
 	}
-	w, err := h.requestRewrite(req, &t.far.merged)
+	header, err := h.requestHeader(req)
+	if err != nil {
+		return nil, nil, err
+	}
+	host, err := hostOf(req)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -87,13 +91,12 @@ func (t *hookedTrip) forHTTP2(req *http.Request) (*http.Request, *http2Upload, e
 	}}
 	out := (&http.Request{
 		Method: req.Method,
-		URL:    &url.URL{Scheme: req.URL.Scheme, Host: req.URL.Host, Opaque: "//" + string(w.host) + target},
-		Header: make(http.Header, len(w.fields)+1), Host: string(w.host), Trailer: req.Trailer,
+		URL:    &url.URL{Scheme: req.URL.Scheme, Host: req.URL.Host, Opaque: "//" + host + target},
+		Header: header, Host: host, Trailer: req.Trailer,
 	}).WithContext(httptrace.WithClientTrace(h.streamContext(req), trace))
 	if target == "*" {
 		out.URL.Opaque = target
 	}
-	w.setRequestHeader(out.Header)
 	if src != nil {
 		src.direct = nil // who reads it has to hold the lock of the client's content
 		h.body.lent = req.Body == h.own
@@ -106,25 +109,28 @@ func (t *hookedTrip) forHTTP2(req *http.Request) (*http.Request, *http2Upload, e
 	return out, body, nil
 }
 
-// setRequestHeader puts the fields of a request where net/http looks for them.
-func (w *rewrite) setRequestHeader(h http.Header) {
-	h["User-Agent"] = nil // or net/http adds its own
-	for f := range sendable(w.fields, w.control) {
-		switch {
-		case f.kind == contentLengthField, f.kind == proxyAuthorizationField, equalFold(f.name, "trailer"):
-		case f.kind == maxForwardsField && w.forwards:
-			h.Set("Max-Forwards", strconv.Itoa(w.control.maxForwards-1))
-		default:
-			name := http.CanonicalHeaderKey(string(f.name))
-			h[name] = append(h[name], string(f.value))
-		}
+// requestHeader returns the fields of req as net/http is to send them.
+func (h *hookedExchange) requestHeader(req *http.Request) (http.Header, error) {
+	var c control
+	header := make(http.Header, len(req.Header)+1)
+	if err := c.carry(header, req.Header); err != nil {
+		return nil, err
 	}
-	if w.control.trailers {
-		h.Set("Te", "trailers")
+	delete(header, "Proxy-Authorization")
+	delete(header, "Trailer") // which net/http makes of the field names in Trailer
+	if header["User-Agent"] == nil {
+		header["User-Agent"] = nil // or net/http adds its own
 	}
-	if w.via != "" {
-		h.Add("Via", w.version()+" "+w.via)
+	if c.maxForwards > 0 && countsForwards(req.Method) {
+		header.Set("Max-Forwards", strconv.Itoa(c.maxForwards-1))
 	}
+	if c.trailers {
+		header.Set("Te", "trailers")
+	}
+	if via := h.client.p.Via; via != "" {
+		header.Add("Via", viaVersion(h.protocol == HTTP2, h.minor)+" "+via)
+	}
+	return header, nil
 }
 
 // interimHTTP2 passes a 1xx response on.

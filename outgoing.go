@@ -21,6 +21,9 @@ func (t *hookedTrip) prepare(req *http.Request) error {
 	if err != nil {
 		return err
 	}
+	if t.far == nil {
+		t.far = new(side)
+	}
 	w, err := h.requestRewrite(req, &t.far.merged)
 	if err != nil {
 		return err
@@ -126,24 +129,34 @@ func (h *hookedExchange) routeOf(u *url.URL) *route {
 
 // requestRewrite merges the fields that hooks left with those that came.
 func (h *hookedExchange) requestRewrite(req *http.Request, m *merged) (rewrite, error) {
-	if err := m.merge(req.Header, h.flow.RequestFields, &h.near.raw); err != nil {
+	var raw *rawHead
+	if h.near != nil {
+		raw = &h.near.raw
+	}
+	if err := m.merge(req.Header, h.flow.RequestFields, raw); err != nil {
 		return rewrite{}, err
 	}
 	c := &m.control
 	if err := c.read(m.fields); err != nil {
 		return rewrite{}, err
 	}
-	host := req.Host
-	if host == "" {
-		host = req.URL.Host
-	}
-	if !validAuthority([]byte(host)) {
-		return rewrite{}, errHostValue
+	host, err := hostOf(req)
+	if err != nil {
+		return rewrite{}, err
 	}
 	return rewrite{
 		fields: m.fields, control: c, minor: h.minor, http2: h.protocol == HTTP2, via: h.client.p.Via, host: m.bytes(host),
 		forwards: c.maxForwards > 0 && countsForwards(req.Method),
 	}, nil
+}
+
+// hostOf returns what the Host field of req is to be.
+func hostOf(req *http.Request) (string, error) {
+	host := cmp.Or(req.Host, req.URL.Host)
+	if !validAuthority([]byte(host)) {
+		return "", errHostValue
+	}
+	return host, nil
 }
 
 // responseRewrite merges the fields that hooks left with those that came.
@@ -156,14 +169,18 @@ func (h *hookedExchange) responseRewrite(res *http.Response) (rewrite, error) {
 	if err := c.read(m.fields); err != nil {
 		return rewrite{}, err
 	}
-	minor := 1
-	if res.ProtoMajor == 1 {
-		minor = res.ProtoMinor
-	}
 	return rewrite{
-		fields: m.fields, control: c, response: true, status: res.StatusCode, minor: minor, http2: res.ProtoMajor == 2,
+		fields: m.fields, control: c, response: true, status: res.StatusCode, minor: minorOf(res), http2: res.ProtoMajor == 2,
 		via: h.client.p.Via,
 	}, nil
+}
+
+// minorOf returns the minor version of res, which a hook may have made, in HTTP/1.
+func minorOf(res *http.Response) int {
+	if res.ProtoMajor == 1 && res.ProtoMinor == 0 {
+		return 0
+	}
+	return 1
 }
 
 // outgoing puts the head of res into x.reply and returns its content.

@@ -134,11 +134,13 @@ func (w *rewrite) appendFraming(dst []byte, f *field) []byte {
 	return dst
 }
 
-// describes says whether framing fields may tell what the content would have been: in
-// answers to HEAD and in a 304, but not in a 204 or 1xx (RFC 9110, section 8.6).
 func (w *rewrite) describes() bool {
-	return w.response && w.status != http.StatusNoContent && w.status/100 != 1 && !w.control.hasTE
+	return w.response && mayDescribe(w.status) && !w.control.hasTE
 }
+
+// mayDescribe says whether framing fields may tell what the content would have been: in
+// answers to HEAD and in a 304, but not in a 204 or 1xx (RFC 9110, section 8.6).
+func mayDescribe(status int) bool { return status != http.StatusNoContent && status/100 != 1 }
 
 // appendConnection writes what concerns the hop in front of us.
 func (w *rewrite) appendConnection(dst []byte, f *field) []byte {
@@ -200,7 +202,7 @@ func (w *rewrite) appendMissing(dst []byte) []byte {
 		dst = append(dst, "Transfer-Encoding: chunked\r\n"...)
 	}
 	if w.via != "" {
-		dst = append(append(dst, "Via: "...), w.version()...)
+		dst = append(append(dst, "Via: "...), viaVersion(w.http2, w.minor)...)
 		dst = append(append(append(dst, ' '), w.via...), "\r\n"...)
 	}
 	if w.response && !w.control.hasDate && w.status/100 != 1 { // RFC 9110, section 6.6.1
@@ -209,12 +211,13 @@ func (w *rewrite) appendMissing(dst []byte) []byte {
 	return w.appendConnection(dst, &field{name: []byte("Connection")})
 }
 
-// version is that of the received message (RFC 9110, section 7.6.3).
-func (w *rewrite) version() string {
-	if w.http2 {
+// viaVersion is how Via names the version of a message that came by HTTP/1.minor, or else by
+// HTTP/2 (RFC 9110, section 7.6.3).
+func viaVersion(http2 bool, minor int) string {
+	if http2 {
 		return "2.0"
 	}
-	return [...]string{"1.0", "1.1"}[w.minor]
+	return [...]string{"1.0", "1.1"}[minor]
 }
 
 // appendDate appends a Date field with the current time (RFC 9110, section 6.6.1).

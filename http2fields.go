@@ -1,0 +1,52 @@
+package mitm
+
+import (
+	"fmt"
+	"net/http"
+)
+
+// carry puts those fields of src into dst that HTTP/2 can carry (RFC 9113, section 8.2.2), and
+// reads into c what they say about their hop. Their values are shared, not copied. With an error,
+// dst is as it was.
+func (c *control) carry(dst, src http.Header) error {
+	var few [4]field
+	ofHop := few[:0]
+	for name, values := range src {
+		kind := kindOf([]byte(name))
+		for _, value := range values {
+			if !isToken(name) || !validValue(value) {
+				return fmt.Errorf("%w: %q", errHookField, name)
+			}
+			switch kind {
+			case connectionField, teField, maxForwardsField:
+				ofHop = append(ofHop, field{name: []byte(name), value: trimBlanks([]byte(value)), kind: kind})
+			}
+		}
+	}
+	if err := c.read(ofHop); err != nil {
+		return err
+	}
+	for name, values := range src {
+		f := field{name: []byte(name), kind: kindOf([]byte(name))}
+		if f.kind == contentLengthField || !f.inHTTP2() || named(c.names, &f) {
+			continue
+		}
+		key := http.CanonicalHeaderKey(name)
+		if dst[key] == nil {
+			dst[key] = values[:len(values):len(values)]
+			continue
+		}
+		dst[key] = append(dst[key], values...)
+	}
+	return nil
+}
+
+// inHTTP2 says whether HTTP/2 can carry f (RFC 9113, section 8.2.2). That of TE is made anew.
+func (f *field) inHTTP2() bool {
+	switch f.kind {
+	case transferEncodingField, connectionField, keepAliveField, proxyConnectionField,
+		upgradeField, http2SettingsField, hostField, teField:
+		return false
+	}
+	return true
+}

@@ -1,0 +1,81 @@
+package mitm
+
+import (
+	"net/http"
+	"time"
+)
+
+// flushAfter is how long the beginning of a response may wait for what goes out with it. It is
+// less than what anybody notices, and enough for what is on its way here already.
+const flushAfter = time.Millisecond
+
+// lateFlusher writes the content of a response of HTTP/2, for which each flush costs a frame, a
+// TLS record and a call of the kernel. Whether the source has to wait can't be asked, so a timer
+// tells: what was written before it ran out is flushed then, and from then on every piece is.
+type lateFlusher struct {
+	w     http.ResponseWriter
+	turn  chan struct{} // holds a token while w is used; a mutex would stop the clock of synctest
+	timer *time.Timer   // nil: the source did not have to wait yet
+	slow  bool          // the timer has run out
+	ended bool
+	err   error // of a flush
+}
+
+func newLateFlusher(w http.ResponseWriter) *lateFlusher {
+	return &lateFlusher{w: w, turn: make(chan struct{}, 1)}
+}
+
+func (f *lateFlusher) lock()   { f.turn <- struct{}{} }
+func (f *lateFlusher) unlock() { <-f.turn }
+
+// pause is called before the source is asked for more, which may take its time.
+func (f *lateFlusher) pause() error {
+	f.lock()
+	defer f.unlock()
+	switch {
+	case f.slow:
+		f.flush()
+	case f.timer == nil:
+		f.timer = time.AfterFunc(flushAfter, f.late)
+	}
+	return f.err
+}
+
+// late is called by the timer.
+func (f *lateFlusher) late() {
+	f.lock()
+	defer f.unlock()
+	if f.slow = true; !f.ended {
+		f.flush()
+	}
+}
+
+func (f *lateFlusher) flush() {
+	if err := http.NewResponseController(f.w).Flush(); err != nil && f.err == nil {
+		f.err = &sendError{err}
+	}
+}
+
+// Write implements io.Writer.
+func (f *lateFlusher) Write(p []byte) (int, error) {
+	f.lock()
+	defer f.unlock()
+	n, err := f.w.Write(p)
+	if err != nil {
+		err = &sendError{err}
+	}
+	return n, err
+}
+
+// end leaves w to others. After a whole response they send what is left, and else it is sent
+// here, so that all that came is there to be seen.
+func (f *lateFlusher) end(whole bool) {
+	f.lock()
+	defer f.unlock()
+	if f.ended = true; f.timer != nil {
+		f.timer.Stop()
+	}
+	if !whole {
+		f.flush()
+	}
+}
