@@ -9,8 +9,7 @@ import (
 // reads into c what they say about their hop. Their values are shared, not copied. With an error,
 // dst is as it was.
 func (c *control) carry(dst, src http.Header) error {
-	var few [4]field
-	ofHop := few[:0]
+	var ofHop []field
 	for name, values := range src {
 		kind := kindOf([]byte(name))
 		for _, value := range values {

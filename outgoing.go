@@ -112,6 +112,11 @@ func (h *hookedExchange) routeOf(u *url.URL) *route {
 	if u == nil || u.Scheme == h.sent.Scheme && u.Host == h.sent.Host { // nil is refused later
 		return h.route
 	}
+	return h.routeTo(u)
+}
+
+// routeTo returns a route to the destination that u names.
+func (h *hookedExchange) routeTo(u *url.URL) *route {
 	port := u.Port()
 	if port == "" {
 		port = map[string]string{"http": "80", "https": "443"}[u.Scheme]
