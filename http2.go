@@ -47,7 +47,6 @@ func (c *client) serveHTTP2() {
 			MaxReadFrameSize:              maxFrame,
 			MaxReceiveBufferPerStream:     streamWindow,
 			MaxReceiveBufferPerConnection: connWindow,
-			WriteByteTimeout:              max(limits.contentTime, 0),
 		},
 	}
 	c.remoteAddr() // made into text before streams share it
@@ -55,7 +54,7 @@ func (c *client) serveHTTP2() {
 	if c.p.closing.Load() {
 		c.closeIfIdle()
 	}
-	conn := &streamConn{s: c.s}
+	conn := newStreamConn(c.s, limits.contentTime)
 	l := &oneListener{conn: conn}
 	h.server.Serve(l)
 	if l.taken.Load() {

@@ -116,3 +116,18 @@ func TestHTTP2_Silent(t *testing.T) {
 		}
 	})
 }
+
+// A client that takes nothing from its connection, though its windows are open, loses it.
+func TestHTTP2_ClientStopsReading(t *testing.T) {
+	inSlowBubble(t, func(t *testing.T, c *h2peer, _ *interception) {
+		const total = 16000000
+		s := c.begin(true, ":path", fmt.Sprint("/", total))
+		c.number(frameWindow, 0, 1<<25)
+		c.number(frameWindow, s.id, 1<<25)
+		time.Sleep(3 * time.Minute)
+		c.until(func() bool { return false })
+		if s.over() || s.body.Len() >= total {
+			t.Errorf("%s, %d bytes", s.outcome(), s.body.Len())
+		}
+	})
+}

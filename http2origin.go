@@ -7,6 +7,7 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+	"time"
 )
 
 const (
@@ -25,8 +26,9 @@ const (
 // http2Origins are the HTTP/2 connections to origin servers. Streams of all clients share
 // those with the same key.
 type http2Origins struct {
-	transport *http.Transport
-	choices   *choices
+	transport   *http.Transport
+	contentTime time.Duration // how long a write may take
+	choices     *choices
 
 	mu      sync.Mutex
 	most    int64        // that are kept while idle
@@ -59,7 +61,7 @@ type givenConn struct{}
 
 // start makes a transport of net/http that speaks HTTP/2 over connections that exist.
 func (hs *http2Origins) start(l *limits, known *choices) {
-	hs.choices = known
+	hs.choices, hs.contentTime = known, l.contentTime
 	protocols := new(http.Protocols)
 	protocols.SetUnencryptedHTTP2(true) // TLS is done already
 	hs.transport = &http.Transport{
@@ -75,7 +77,6 @@ func (hs *http2Origins) start(l *limits, known *choices) {
 			MaxReadFrameSize:              maxFrame,
 			MaxReceiveBufferPerStream:     streamWindow,
 			MaxReceiveBufferPerConnection: connWindow,
-			WriteByteTimeout:              max(l.contentTime, 0),
 		},
 	}
 	hs.most = maxIdleOrigins
@@ -179,7 +180,7 @@ func (hs *http2Origins) dialed(key originKey, err error) {
 
 // add begins HTTP/2 on o, and reserves a place on it.
 func (hs *http2Origins) add(o *origin, key originKey) (*http2Origin, error) {
-	ctx := context.WithValue(context.Background(), givenConn{}, net.Conn(&streamConn{s: o.s}))
+	ctx := context.WithValue(context.Background(), givenConn{}, net.Conn(newStreamConn(o.s, hs.contentTime)))
 	cc, err := hs.transport.NewClientConn(ctx, "http", "origin:80")
 	if err != nil {
 		o.s.close()

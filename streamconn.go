@@ -6,11 +6,16 @@ import (
 	"time"
 )
 
-// streamConn is a stream as a net.Conn, for net/http.
+// streamConn is a stream as a net.Conn, for HTTP/2 of net/http.
 type streamConn struct {
 	s       *stream
+	out     *batchWriter
 	reading sync.Mutex // held while the stream is read
 	taken   bool       // back: it is not read any more
+}
+
+func newStreamConn(s *stream, idle time.Duration) *streamConn {
+	return &streamConn{s: s, out: newBatchWriter(s, idle)}
 }
 
 // Read implements net.Conn.
@@ -31,10 +36,13 @@ func (c *streamConn) takeBack() {
 }
 
 // Write implements net.Conn.
-func (c *streamConn) Write(p []byte) (int, error) { return c.s.nc.Write(p) }
+func (c *streamConn) Write(p []byte) (int, error) { return c.out.Write(p) }
 
 // Close implements net.Conn.
-func (c *streamConn) Close() error { return c.s.close() }
+func (c *streamConn) Close() error {
+	c.out.close()
+	return c.s.close()
+}
 
 // LocalAddr implements net.Conn.
 func (c *streamConn) LocalAddr() net.Addr { return addrOr(c.s.nc.LocalAddr()) }
@@ -51,10 +59,10 @@ func addrOr(a net.Addr) net.Addr {
 }
 
 // SetDeadline implements net.Conn.
-func (c *streamConn) SetDeadline(t time.Time) error { return c.s.nc.SetDeadline(t) }
+func (c *streamConn) SetDeadline(t time.Time) error { return c.SetReadDeadline(t) }
 
 // SetReadDeadline implements net.Conn.
 func (c *streamConn) SetReadDeadline(t time.Time) error { return c.s.nc.SetReadDeadline(t) }
 
-// SetWriteDeadline implements net.Conn.
-func (c *streamConn) SetWriteDeadline(t time.Time) error { return c.s.nc.SetWriteDeadline(t) }
+// SetWriteDeadline implements net.Conn. Writes have their own.
+func (c *streamConn) SetWriteDeadline(time.Time) error { return nil }
