@@ -60,7 +60,7 @@ type HTTPHook interface {
 	// Host field. Fields that concern one hop only were taken out of req.Header; what
 	// frames the content is computed anew from Body and ContentLength. A Body that was read
 	// from must be replaced. A replaced one whose ContentLength was not changed is measured if
-	// it has up to 32 KiB and sent in chunks if it has more; its Close must end a Read that
+	// it has up to 72 KiB and sent in chunks if it has more; its Close must end a Read that
 	// waits.
 	//
 	// An error is answered with 504 (Gateway Timeout) if it is a timeout, 403 (Forbidden) if

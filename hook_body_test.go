@@ -67,10 +67,10 @@ var errContent = errors.New("no more content")
 func fails() error  { return errContent }
 func panics() error { panic("oops") }
 
-// sizes are around the pooled buffer of 32 KiB, in which the head has to fit too.
+// sizes are around the pooled buffer of 72 KiB, in which the head has to fit too.
 var sizes = func() []int {
-	list := []int{0, 1, 2, 3, 1000, 32<<10 - 1, 32 << 10, 32<<10 + 1, 300 << 10}
-	for n := 32<<10 - 256; n < 32<<10; n += 16 {
+	list := []int{0, 1, 2, 3, 1000, 72<<10 - 1, 72 << 10, 72<<10 + 1, 300 << 10}
+	for n := 72<<10 - 256; n < 72<<10; n += 16 {
 		list = append(list, n)
 	}
 	return list
@@ -136,7 +136,7 @@ func TestHookReplacesRequestContent(t *testing.T) {
 					if req.err != nil || req.content != strings.Repeat("x", n) {
 						t.Fatalf("size %d: got %d bytes, %v", n, len(req.content), req.err)
 					}
-					if known := req.ContentLength >= 0; r.measured && n < 32<<10 && !known && r.given(-1, n) != -1 {
+					if known := req.ContentLength >= 0; r.measured && n < 72<<10 && !known && r.given(-1, n) != -1 {
 						t.Errorf("size %d: length %d", n, req.ContentLength)
 					}
 				}
