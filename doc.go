@@ -26,13 +26,14 @@ Data flows down this list. Each step is a file, or a few.
 	          http1.go      one HTTP/1 request and its response: answer.go ends it, connect.go has
 	                        CONNECT, 101 and TRACE
 	          http2.go      an HTTP/2 connection, by net/http; http2exchange.go: one stream of it,
-	                        with http2forward.go and http2tunnel.go (CONNECT)
+	                        with http2forward.go and http2tunnel.go (CONNECT); http2fields.go:
+	                        which fields HTTP/2 can carry, http2flush.go: when content is sent
 	trip      trip.go       a request on its way to an origin and the response back, over one of
 	                        the origins.go of a client (watch.go: is the client still there?)
 	origin    dial.go       connecting; pool.go: idle connections; guard.go: connections to oneself;
 	                        tls.go: TLS to an origin (keylength.go: its certificate's keys);
 	                        http2origin.go: HTTP/2 connections, http2trip.go: requests on
-	                        them (streamconn.go); sockopt_linux.go: socket options;
+	                        them; sockopt_linux.go: socket options;
 	                        pages.go: no origin, but an http.Handler
 	relay     relay.go      bytes both ways, unread
 
@@ -45,8 +46,9 @@ bridge.go between heads and http.Header, and by the same rewrite.go.
 Below are the parsers, which know nothing of the rest: requestline.go, header.go, framing.go
 (which decides where a message ends), body.go (content, decoded) and send.go (content,
 encoded; content.go if a hook made it); and stream.go, a connection with a buffer that exists
-only while it holds bytes (buffer.go; socket.go: the bytes of a socket; tlsstream.go: one over TLS; tlssocket.go: what TLS runs on, and
-where a ClientHello can be read without consuming it).
+only while it holds bytes (buffer.go; socket.go: the bytes of a socket; tlsstream.go: one over TLS;
+tlssocket.go: what TLS runs on, and where a ClientHello can be read without consuming it;
+streamconn.go: one for HTTP/2, where batch.go writes frames together that come together).
 
 # TLS
 
