@@ -1,32 +1,33 @@
 package mitm
 
 import (
+	"cmp"
 	"net"
 	"runtime"
 	"sync"
 	"time"
 )
 
-// closeGrace is how long what was written before a connection is closed may take to go out.
-const closeGrace = time.Second
-
 // batchWriter writes to a stream from a goroutine of its own, which runs while there is something
 // to write. What comes while a write is on its way goes with the next one: streams of HTTP/2 that
 // share a connection write small frames one by one. It holds no more than one buffer besides the
 // one that is being written, and none when it rests.
 type batchWriter struct {
-	s    *stream
-	idle time.Duration // how long the write of a buffer may take
+	s      *stream
+	idle   time.Duration // how long the write of a buffer may take
+	linger time.Duration // how long what is not written when the stream is closed may take
 
 	mu      sync.Mutex
 	changed sync.Cond // of what follows
 	buf     []byte    // what is not being written yet; nil: nothing
 	busy    bool      // the goroutine runs
-	err     error     // of an earlier write, or net.ErrClosed
+	closed  bool
+	late    *time.Timer // after linger
+	err     error       // of an earlier write
 }
 
-func newBatchWriter(s *stream, idle time.Duration) *batchWriter {
-	b := &batchWriter{s: s, idle: idle}
+func newBatchWriter(s *stream, idle, linger time.Duration) *batchWriter {
+	b := &batchWriter{s: s, idle: idle, linger: linger}
 	b.changed.L = &b.mu
 	return b
 }
@@ -37,13 +38,15 @@ func (b *batchWriter) Write(p []byte) (n int, err error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for n < len(p) {
-		for b.err == nil && b.buf != nil && len(b.buf) == cap(b.buf) {
+		for b.err == nil && !b.closed && b.buf != nil && len(b.buf) == cap(b.buf) {
 			b.changed.Wait()
 		}
-		if b.err != nil {
+		switch {
+		case b.err != nil:
 			return n, b.err
-		}
-		if b.buf == nil {
+		case b.closed:
+			return n, net.ErrClosed
+		case b.buf == nil:
 			b.buf = takeBuffer()[:0]
 		}
 		piece := p[n:min(len(p), n+cap(b.buf)-len(b.buf))]
@@ -64,10 +67,20 @@ func (b *batchWriter) run() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for b.buf != nil {
-		if err := b.writeOut(); err != nil {
+		if b.err = b.writeOut(); b.err != nil {
+			b.drop()
 			b.s.reset()
-			b.drop(err)
 		}
+	}
+	if b.closed {
+		b.mu.Unlock()
+		b.s.close()
+		b.mu.Lock()
+	} else {
+		b.s.writeWithin(0) // TLS has something of its own to write at times
+	}
+	if b.late != nil {
+		b.late.Stop()
 	}
 	b.busy = false
 	b.changed.Broadcast()
@@ -86,26 +99,41 @@ func (b *batchWriter) writeOut() error {
 	return err
 }
 
-// drop makes all writes fail.
-func (b *batchWriter) drop(err error) {
-	if b.err == nil {
-		b.err = err
-	}
+func (b *batchWriter) drop() {
 	if b.buf != nil {
 		giveBuffer(b.buf)
 		b.buf = nil
 	}
 }
 
-// close returns when everything is written, or soon, and takes no more.
-func (b *batchWriter) close() {
+// close closes the stream, at once or when all is written. It does not wait for that, see wait.
+func (b *batchWriter) close() error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.busy {
-		b.s.hurry(closeGrace)
+	if !b.busy {
+		b.closed = true
+		return b.s.close()
 	}
+	if !b.closed {
+		b.late = time.AfterFunc(b.linger, b.s.reset)
+	}
+	b.closed = true
+	b.changed.Broadcast()
+	return nil
+}
+
+// wait returns when the goroutine has ended.
+func (b *batchWriter) wait() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
 	for b.busy {
 		b.changed.Wait()
 	}
-	b.drop(net.ErrClosed)
+}
+
+// cause returns the error of a write, after which the stream was reset, or else err.
+func (b *batchWriter) cause(err error) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return cmp.Or(b.err, err)
 }

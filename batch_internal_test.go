@@ -16,7 +16,7 @@ func TestBatchWriter(t *testing.T) {
 	for seed := range uint64(8) {
 		rnd := rand.New(rand.NewPCG(seed, 0))
 		near, far := net.Pipe()
-		b := newBatchWriter(newStream(near), time.Minute)
+		b := newBatchWriter(newStream(near), time.Minute, time.Minute)
 		var sent bytes.Buffer
 		received := make(chan []byte)
 		go func() {
@@ -31,7 +31,6 @@ func TestBatchWriter(t *testing.T) {
 			}
 		}
 		b.close()
-		near.Close()
 		if got := <-received; !bytes.Equal(got, sent.Bytes()) {
 			t.Errorf("seed %d: %d bytes, want %d, or other ones", seed, len(got), sent.Len())
 		}
@@ -46,12 +45,12 @@ type slowReader struct{ io.Reader }
 
 func (r slowReader) Read(p []byte) (int, error) { return r.Reader.Read(p[:min(len(p), 1000)]) }
 
-// A peer that takes nothing makes writers wait, then fail, and closes the connection. It holds
-// close up no longer than the grace.
+// A peer that takes nothing makes writers wait, then fail, and resets the connection. After close
+// it has less time.
 func TestBatchWriterStalled(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		near, far := net.Pipe()
-		b := newBatchWriter(newStream(near), time.Minute)
+		b := newBatchWriter(newStream(near), time.Minute, time.Second)
 		start := time.Now()
 		n, err := b.Write(make([]byte, 1<<20))
 		if d := time.Since(start); d < time.Minute*15/16 || d > 2*time.Minute || !isTimeout(err) || n > 2*bufferSize {
@@ -61,10 +60,11 @@ func TestBatchWriterStalled(t *testing.T) {
 			t.Errorf("the other end: %v", err)
 		}
 		near, _ = net.Pipe()
-		b = newBatchWriter(newStream(near), time.Minute)
+		b = newBatchWriter(newStream(near), time.Minute, time.Second)
 		b.Write([]byte("x"))
 		start = time.Now()
-		if b.close(); time.Since(start) > closeGrace {
+		b.close()
+		if b.wait(); time.Since(start) != time.Second {
 			t.Errorf("closed after %v", time.Since(start))
 		}
 	})

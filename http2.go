@@ -11,6 +11,9 @@ import (
 	"time"
 )
 
+// lastWords is how long a client may take for what is on its way when its connection is closed.
+const lastWords = 30 * time.Second
+
 // http2Client is a client connection that speaks HTTP/2. The frames are the business of
 // net/http, whose server calls ServeHTTP for each stream.
 type http2Client struct {
@@ -54,7 +57,7 @@ func (c *client) serveHTTP2() {
 	if c.p.closing.Load() {
 		c.closeIfIdle()
 	}
-	conn := newStreamConn(c.s, limits.contentTime)
+	conn := newStreamConn(c.s, limits.contentTime, lastWords)
 	l := &oneListener{conn: conn}
 	h.server.Serve(l)
 	if l.taken.Load() {
@@ -134,6 +137,7 @@ func (h *http2Client) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 		panic(http.ErrAbortHandler)
 	}
 	defer h.leave(x)
+	defer x.endFlush()
 	if x.serve(); x.broken {
 		panic(http.ErrAbortHandler) // RST_STREAM: what was sent must not look complete
 	}

@@ -22,6 +22,7 @@ type http2Exchange struct {
 	cancel context.CancelCauseFunc
 
 	body   *http2Body   // nil: there is none
+	out    *lateFlusher // nil: no content was sent
 	broken bool         // the response has no proper end
 	up     atomic.Int64 // bytes of content that came
 

@@ -3,6 +3,8 @@ package mitm
 import (
 	"fmt"
 	"net/http"
+	"slices"
+	"strings"
 )
 
 // carry puts those fields of src into dst that HTTP/2 can carry (RFC 9113, section 8.2.2), and
@@ -27,17 +29,31 @@ func (c *control) carry(dst, src http.Header) error {
 	}
 	for name, values := range src {
 		f := field{name: []byte(name), kind: kindOf([]byte(name))}
-		if f.kind == contentLengthField || !f.inHTTP2() || named(c.names, &f) {
+		if len(values) == 0 || f.kind == contentLengthField || !f.inHTTP2() || named(c.names, &f) {
 			continue
 		}
 		key := http.CanonicalHeaderKey(name)
-		if dst[key] == nil {
-			dst[key] = values[:len(values):len(values)]
+		if values = trimmed(values); dst[key] == nil {
+			dst[key] = values
 			continue
 		}
 		dst[key] = append(dst[key], values...)
 	}
 	return nil
+}
+
+// trimmed returns values without the white space around them, which HTTP/2 forbids (RFC 9113,
+// section 8.2.1). To append to it leaves values alone.
+func trimmed(values []string) []string {
+	isLoose := func(v string) bool { return strings.Trim(v, " \t") != v }
+	if !slices.ContainsFunc(values, isLoose) {
+		return values[:len(values):len(values)]
+	}
+	tight := make([]string, len(values))
+	for i, v := range values {
+		tight[i] = strings.Trim(v, " \t")
+	}
+	return tight
 }
 
 // inHTTP2 says whether HTTP/2 can carry f (RFC 9113, section 8.2.2). That of TE is made anew.

@@ -10,19 +10,22 @@ import (
 const flushAfter = time.Millisecond
 
 // lateFlusher writes the content of a response of HTTP/2, for which each flush costs a frame, a
-// TLS record and a call of the kernel. Whether the source has to wait can't be asked, so a timer
-// tells: what was written before it ran out is flushed then, and from then on every piece is.
+// TLS record and a call of the kernel. Whether the source, or what hooks do at the end, has to be
+// waited for can't be asked, so a timer tells: what was written before it ran out is flushed then,
+// and from then on every piece is.
 type lateFlusher struct {
 	w     http.ResponseWriter
 	turn  chan struct{} // holds a token while w is used; a mutex would stop the clock of synctest
-	timer *time.Timer   // nil: the source did not have to wait yet
-	slow  bool          // the timer has run out
+	timer *time.Timer
+	slow  bool // the timer has run out
 	ended bool
 	err   error // of a flush
 }
 
 func newLateFlusher(w http.ResponseWriter) *lateFlusher {
-	return &lateFlusher{w: w, turn: make(chan struct{}, 1)}
+	f := &lateFlusher{w: w, turn: make(chan struct{}, 1)}
+	f.timer = time.AfterFunc(flushAfter, f.late)
+	return f
 }
 
 func (f *lateFlusher) lock()   { f.turn <- struct{}{} }
@@ -32,11 +35,8 @@ func (f *lateFlusher) unlock() { <-f.turn }
 func (f *lateFlusher) pause() error {
 	f.lock()
 	defer f.unlock()
-	switch {
-	case f.slow:
+	if f.slow {
 		f.flush()
-	case f.timer == nil:
-		f.timer = time.AfterFunc(flushAfter, f.late)
 	}
 	return f.err
 }
@@ -67,15 +67,24 @@ func (f *lateFlusher) Write(p []byte) (int, error) {
 	return n, err
 }
 
-// end leaves w to others. After a whole response they send what is left, and else it is sent
-// here, so that all that came is there to be seen.
-func (f *lateFlusher) end(whole bool) {
+// flushNow sends what was written, because it is all that there will be.
+func (f *lateFlusher) flushNow() {
 	f.lock()
 	defer f.unlock()
-	if f.ended = true; f.timer != nil {
-		f.timer.Stop()
-	}
-	if !whole {
-		f.flush()
+	f.flush()
+}
+
+// end leaves w to net/http, which sends what is left.
+func (f *lateFlusher) end() {
+	f.lock()
+	defer f.unlock()
+	f.ended = true
+	f.timer.Stop()
+}
+
+// endFlush is called when nothing is written any more. Until then hooks may take their time.
+func (x *http2Exchange) endFlush() {
+	if x.out != nil {
+		x.out.end()
 	}
 }

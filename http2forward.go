@@ -136,38 +136,46 @@ func (x *http2Exchange) send(h *hookedExchange, src *readerSource, f framing) (e
 	if src.r == nil && src.direct == nil {
 		return nil
 	}
-	if err := x.sendContent(src, f); err != nil {
+	x.out = newLateFlusher(x.w)
+	err = x.sendContent(src)
+	if err == nil && f.kind == knownLength && src.sent() < f.length {
+		err = errContentShort
+	}
+	if err != nil {
+		x.out.flushNow() // what came is there to be seen
 		return err
 	}
-	header := x.w.Header()
-	for _, f := range src.trailerFields() {
-		header.Add(http.TrailerPrefix+http.CanonicalHeaderKey(string(f.name)), string(f.value))
-	}
+	x.addTrailers(src.trailerFields())
 	return nil
 }
 
-func (x *http2Exchange) sendContent(src *readerSource, f framing) error {
-	out, whole := newLateFlusher(x.w), false
-	defer func() { out.end(whole) }()
+// addTrailers puts what comes after the content where net/http looks for it.
+func (x *http2Exchange) addTrailers(fields []field) {
+	x.out.lock()
+	defer x.out.unlock()
+	header := x.w.Header()
+	for i := range fields {
+		header.Add(http.TrailerPrefix+http.CanonicalHeaderKey(string(fields[i].name)), string(fields[i].value))
+	}
+}
+
+// sendContent returns nil at the proper end of src.
+func (x *http2Exchange) sendContent(src *readerSource) error {
 	for {
 		if !src.ready() && !src.empty {
-			if err := out.pause(); err != nil {
+			if err := x.out.pause(); err != nil {
 				return err
 			}
 		}
 		p, err := src.next()
 		x.touch()
-		if err == io.EOF && f.kind == knownLength && src.sent() < f.length {
-			return errContentShort
-		}
 		if err == io.EOF {
-			whole = true
 			return nil
 		}
 		if err != nil {
 			return err
 		}
-		if _, err := out.Write(p); err != nil {
+		if _, err := x.out.Write(p); err != nil {
 			return err
 		}
 		x.touch()

@@ -56,6 +56,9 @@ type http2Dial struct {
 // mine says whether it is the caller who has to dial.
 func (d *http2Dial) mine() bool { return !d.begun.Swap(true) }
 
+// closeGrace is how long what goes to an origin may take after the connection is given up.
+const closeGrace = time.Second
+
 // givenConn is the context key of the connection that the transport is to use.
 type givenConn struct{}
 
@@ -180,7 +183,7 @@ func (hs *http2Origins) dialed(key originKey, err error) {
 
 // add begins HTTP/2 on o, and reserves a place on it.
 func (hs *http2Origins) add(o *origin, key originKey) (*http2Origin, error) {
-	ctx := context.WithValue(context.Background(), givenConn{}, net.Conn(newStreamConn(o.s, hs.contentTime)))
+	ctx := context.WithValue(context.Background(), givenConn{}, net.Conn(newStreamConn(o.s, hs.contentTime, closeGrace)))
 	cc, err := hs.transport.NewClientConn(ctx, "http", "origin:80")
 	if err != nil {
 		o.s.close()
@@ -235,6 +238,7 @@ func (hs *http2Origins) close() {
 	for _, list := range conns {
 		for _, c := range list {
 			c.Close()
+			c.o.s.reset() // what is still being written is not waited for
 		}
 	}
 }

@@ -14,8 +14,9 @@ type streamConn struct {
 	taken   bool       // back: it is not read any more
 }
 
-func newStreamConn(s *stream, idle time.Duration) *streamConn {
-	return &streamConn{s: s, out: newBatchWriter(s, idle)}
+// newStreamConn returns one whose writes may each take idle, and linger after Close.
+func newStreamConn(s *stream, idle, linger time.Duration) *streamConn {
+	return &streamConn{s: s, out: newBatchWriter(s, idle, linger)}
 }
 
 // Read implements net.Conn.
@@ -25,11 +26,16 @@ func (c *streamConn) Read(p []byte) (int, error) {
 	if c.taken {
 		return 0, net.ErrClosed
 	}
-	return c.s.Read(p)
+	n, err := c.s.Read(p)
+	if err != nil {
+		err = c.out.cause(err)
+	}
+	return n, err
 }
 
-// takeBack makes sure that no goroutine reads the stream, which is closed, any more.
+// takeBack makes sure that no goroutine uses the stream, which was closed, any more.
 func (c *streamConn) takeBack() {
+	c.out.wait()
 	c.reading.Lock()
 	defer c.reading.Unlock()
 	c.taken = true
@@ -39,10 +45,7 @@ func (c *streamConn) takeBack() {
 func (c *streamConn) Write(p []byte) (int, error) { return c.out.Write(p) }
 
 // Close implements net.Conn.
-func (c *streamConn) Close() error {
-	c.out.close()
-	return c.s.close()
-}
+func (c *streamConn) Close() error { return c.out.close() }
 
 // LocalAddr implements net.Conn.
 func (c *streamConn) LocalAddr() net.Addr { return addrOr(c.s.nc.LocalAddr()) }
