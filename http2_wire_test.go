@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+	"time"
 
 	"example.com/mitm"
 	"golang.org/x/net/http2/hpack"
@@ -204,14 +205,17 @@ func TestHTTP2_NoContent(t *testing.T) {
 }
 
 // A response that ends with its header, as a gRPC error does, is passed on as that: not with
-// an empty DATA frame, and without a length that nobody announced.
+// an empty DATA frame, and without a length that nobody announced. A hook that sees its end may
+// take its time.
 func TestHTTP2_OnlyHeader(t *testing.T) {
 	addr, roots := h2Origin(t, func(c *h2peer) {
 		for s := c.accept(); s != nil; s = c.accept() {
 			c.headers(s.id, true, ":status", "200", "date", "x", "grpc-status", "12")
 		}
 	})
+	slow := mitm.OnDone(func(*mitm.Flow) { time.Sleep(5 * time.Millisecond) })
 	eachEngine(t, func(t *testing.T, p *mitm.Proxy) {
+		p.Hooks = append(p.Hooks, slow)
 		c := intercept(t, p, addr, roots).h2()
 		for range 10 {
 			s := c.begin(false, ":method", "POST", "te", "trailers")

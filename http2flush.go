@@ -45,7 +45,8 @@ func (f *lateFlusher) pause() error {
 func (f *lateFlusher) late() {
 	f.lock()
 	defer f.unlock()
-	if f.slow = true; !f.ended {
+	if !f.ended {
+		f.slow = true
 		f.flush()
 	}
 }

@@ -128,7 +128,7 @@ func (h *hookedExchange) setHeader(header http.Header, res *http.Response, f fra
 	return nil
 }
 
-// send passes content on, and holds nothing back when it has to wait. It survives the
+// send passes content on, and holds nothing back for long when it has to wait. It survives the
 // panic of a reader that a hook put in.
 func (x *http2Exchange) send(h *hookedExchange, src *readerSource, f framing) (err error) {
 	defer h.recovered(&err)
@@ -136,8 +136,10 @@ func (x *http2Exchange) send(h *hookedExchange, src *readerSource, f framing) (e
 	if src.r == nil && src.direct == nil {
 		return nil
 	}
-	x.out = newLateFlusher(x.w)
-	err = x.sendContent(src)
+	if x.out = newLateFlusher(x.w); src.empty {
+		x.out.end() // so that the head says that it is all
+	}
+	err = x.sendContent(h, src)
 	if err == nil && f.kind == knownLength && src.sent() < f.length {
 		err = errContentShort
 	}
@@ -160,9 +162,10 @@ func (x *http2Exchange) addTrailers(fields []field) {
 }
 
 // sendContent returns nil at the proper end of src.
-func (x *http2Exchange) sendContent(src *readerSource) error {
+func (x *http2Exchange) sendContent(h *hookedExchange, src *readerSource) (err error) {
+	defer h.recovered(&err)
 	for {
-		if !src.ready() && !src.empty {
+		if !src.ready() {
 			if err := x.out.pause(); err != nil {
 				return err
 			}
