@@ -61,21 +61,16 @@ func (b *batchWriter) Write(p []byte) (n int, err error) {
 }
 
 // run writes until there is nothing left. After an error the stream is reset, so that whoever
-// reads from it learns that.
+// reads from it learns that. What may take its time is done without the lock.
 func (b *batchWriter) run() {
 	runtime.Gosched() // for the frames that follow the first one
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for b.buf != nil {
-		if b.err = b.writeOut(); b.err != nil {
-			b.drop()
-			b.s.reset()
-		}
+		b.writeOut()
 	}
 	if b.closed {
-		b.mu.Unlock()
-		b.s.close()
-		b.mu.Lock()
+		b.unlocked(func() { b.s.close() })
 	} else {
 		b.s.writeWithin(0) // TLS has something of its own to write at times
 	}
@@ -87,39 +82,50 @@ func (b *batchWriter) run() {
 }
 
 // writeOut writes what is there, while others may add more.
-func (b *batchWriter) writeOut() error {
+func (b *batchWriter) writeOut() {
 	p := b.buf
 	b.buf = nil
 	b.changed.Broadcast()
-	b.mu.Unlock()
-	defer b.mu.Lock()
-	defer giveBuffer(p)
-	b.s.writeWithin(b.idle)
-	_, err := b.s.out.Write(p)
-	return err
-}
-
-func (b *batchWriter) drop() {
-	if b.buf != nil {
+	var err error
+	b.unlocked(func() {
+		b.s.writeWithin(b.idle)
+		_, err = b.s.out.Write(p)
+	})
+	giveBuffer(p)
+	if err == nil {
+		return
+	}
+	if b.err = err; b.buf != nil {
 		giveBuffer(b.buf)
 		b.buf = nil
 	}
+	b.unlocked(b.s.reset)
+}
+
+func (b *batchWriter) unlocked(f func()) {
+	b.mu.Unlock()
+	defer b.mu.Lock()
+	f()
 }
 
 // close closes the stream, at once or when all is written. It does not wait for that, see wait.
 func (b *batchWriter) close() error {
+	if b.seal() {
+		return nil
+	}
+	return b.s.close()
+}
+
+// seal takes no more, and says whether there is something that is being written yet.
+func (b *batchWriter) seal() (busy bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if !b.busy {
-		b.closed = true
-		return b.s.close()
-	}
-	if !b.closed {
+	if b.busy && !b.closed {
 		b.late = time.AfterFunc(b.linger, b.s.reset)
 	}
 	b.closed = true
 	b.changed.Broadcast()
-	return nil
+	return b.busy
 }
 
 // wait returns when the goroutine has ended.

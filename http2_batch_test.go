@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/http"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -46,7 +47,7 @@ func TestHTTP2_ShutdownSlowClient(t *testing.T) {
 		c.number(frameWindow, 0, 1<<24)
 		c.shut = true
 		s := c.begin(true)
-		time.Sleep(time.Second)
+		synctest.Wait()
 		ended := make(chan error, 1)
 		go func() { ended <- p.Shutdown(t.Context()) }()
 		time.Sleep(20 * time.Second)
@@ -86,23 +87,33 @@ func TestHTTP2_OriginStopsReading(t *testing.T) {
 
 // A connection inside a tunnel of HTTP/2 may rest for longer than its writes may take.
 func TestHTTP2_TunnelRests(t *testing.T) {
-	p := &mitm.Proxy{ContentTimeout: 200 * time.Millisecond}
-	addr, roots, seen := reporting(t, 2)
-	i := newInterception(t, p, roots)
-	p.Dial = dialTo(addr)
-	c := newH2Peer(t, startSecure(t, p, "h2")(), true)
-	s := c.connect("example.com:443")
-	inner, outer := memPipe()
-	defer inner.Close()
-	go c.join(s, outer)
-	inner.SetDeadline(time.Now().Add(patience))
-	tc := tls.Client(inner, &tls.Config{ServerName: "example.com", RootCAs: i.roots, NextProtos: []string{"h2"}})
-	inside := newH2Peer(t, tc, true)
-	for range 2 {
-		inside.want(inside.get(), "200")
-		receive(t, seen)
-		time.Sleep(500 * time.Millisecond)
-	}
+	cert, roots := exampleCert()
+	synctest.Test(t, func(t *testing.T) {
+		p := &mitm.Proxy{ContentTimeout: time.Second}
+		i := inMemoryTLS(t, p, &tls.Config{NextProtos: []string{"h2"}}, func(tc *tls.Conn) {
+			o := newH2Peer(t, tc, false)
+			for s := o.accept(); s != nil; s = o.accept() {
+				o.answer(s, "ok")
+			}
+		})
+		client, server := memPipe()
+		var running sync.WaitGroup
+		running.Go(func() {
+			p.ServeConn(t.Context(), tls.Server(server, &tls.Config{Certificates: []tls.Certificate{cert}, NextProtos: []string{"h2"}}))
+		})
+		c := newH2Peer(t, tls.Client(client, &tls.Config{ServerName: "example.com", RootCAs: roots, NextProtos: []string{"h2"}}), true)
+		s := c.connect("example.com:443")
+		inner, outer := memPipe()
+		running.Go(func() { c.join(s, outer) })
+		inside := newH2Peer(t, tls.Client(inner, &tls.Config{ServerName: "example.com", RootCAs: i.roots, NextProtos: []string{"h2"}}), true)
+		for range 2 {
+			inside.want(inside.get(), "200")
+			time.Sleep(10 * time.Second)
+		}
+		inner.Close()
+		client.Close()
+		running.Wait()
+	})
 }
 
 // White space around values stays behind: HTTP/2 has none (RFC 9113, section 8.2.1).

@@ -203,7 +203,7 @@ func bound(t *testing.T, proxy, addr string, seen chan string, field string) {
 func TestR24_NextIdle(t *testing.T) {
 	eachEngine(t, func(t *testing.T, p *mitm.Proxy) {
 		seen := make(chan string, 64)
-		answer, hangUp := []chan bool{make(chan bool), make(chan bool)}, make(chan bool)
+		answer, hungUp := []chan bool{make(chan bool), make(chan bool)}, make(chan bool)
 		var conns atomic.Int32
 		addr := origin(t, func(c *peer) {
 			n := int(conns.Add(1)) - 1
@@ -218,7 +218,9 @@ func TestR24_NextIdle(t *testing.T) {
 					<-answer[n]
 				}
 				if c.send(ok200); n == 1 {
-					<-hangUp
+					<-hungUp // when the proxy keeps it
+					c.Close()
+					close(hungUp)
 					return
 				}
 			}
@@ -235,7 +237,8 @@ func TestR24_NextIdle(t *testing.T) {
 			close(answer[n])
 			c.wantStatus(200)
 		}
-		hangUp <- true
+		hungUp <- true
+		<-hungUp
 		clients[0].send(headTo(addr, "GET", "/b"))
 		clients[0].wantStatus(200)
 		if n := conns.Load(); n != 2 {

@@ -134,13 +134,14 @@ func (w *rewrite) appendFraming(dst []byte, f *field) []byte {
 	return dst
 }
 
-func (w *rewrite) describes() bool {
-	return w.response && mayDescribe(w.status) && !w.control.hasTE
-}
-
 // mayDescribe says whether framing fields may tell what the content would have been: in
 // answers to HEAD and in a 304, but not in a 204 or 1xx (RFC 9110, section 8.6).
 func mayDescribe(status int) bool { return status != http.StatusNoContent && status/100 != 1 }
+
+// describes says whether this message's framing fields may do so.
+func (w *rewrite) describes() bool {
+	return w.response && mayDescribe(w.status) && !w.control.hasTE
+}
 
 // appendConnection writes what concerns the hop in front of us.
 func (w *rewrite) appendConnection(dst []byte, f *field) []byte {

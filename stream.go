@@ -76,7 +76,7 @@ func (s *stream) fill(limit int) error {
 	}
 	if s.raw != nil {
 		if err := s.raw.Read(s.readable); err != nil {
-			return s.unlessAsked(err)
+			return err
 		}
 		return s.err
 	}
@@ -120,8 +120,8 @@ type flusher interface{ flush() error }
 // errUnasked is what a read returns that has found something, before a question was sent.
 var errUnasked = errors.New("something is there that nobody asked for")
 
-// ask makes the next fill send q and wait for the answer. What is there before that, if only
-// because this side has closed the stream, is no answer but errUnasked, and q is not sent. So one read that finds nothing both shows that an idle
+// ask makes the next fill send q and wait for the answer. What is there before that is no answer,
+// but errUnasked, and q is not sent. So one read that finds nothing both shows that an idle
 // connection is in order and begins the wait. It returns false if the stream can't do that. An
 // error of q is left in askErr.
 func (s *stream) ask(q flusher) bool {

@@ -86,11 +86,8 @@ func (t *trip) run(ctx context.Context) error {
 			return nil
 		}
 		t.abandon()
-		if err == errStale && ctx.Err() == nil { // nothing was sent: the next one may be in order
+		if err == errStale { // nothing was sent: the next one may be in order
 			continue
-		}
-		if err == errStale {
-			return &OpError{Op: "send request", Addr: t.route.key.addr, Err: context.Cause(ctx)}
 		}
 		if t.uploadErr != nil {
 			return &OpError{Op: "read request", Err: t.uploadErr}
