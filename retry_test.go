@@ -250,14 +250,21 @@ func TestR24_NextIdle(t *testing.T) {
 // A connection that was cut with its client, when all of the response had come, is not used
 // for the next one, whose request could not be repeated.
 func TestR24_ConnectionOfClientThatLeft(t *testing.T) {
-	addr, _ := answering(t, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
-	read, left := make(chan bool), make(chan bool)
+	read, cut, left := make(chan bool), make(chan bool), make(chan bool)
+	addr := origin(t, func(c *peer) {
+		head := c.head()
+		c.read(2)
+		c.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+		if c.tryHead(); strings.Contains(head, "/leave") {
+			close(cut)
+		}
+	})
 	hook := wrapping(func(next http.RoundTripper, req *http.Request) (*http.Response, error) {
 		res, err := next.RoundTrip(req)
 		if err == nil && req.URL.Path == "/leave" {
 			io.ReadFull(res.Body, make([]byte, 2)) // all of it, but not its end
 			close(read)
-			<-req.Context().Done()
+			<-cut
 			io.Copy(io.Discard, res.Body)
 			close(left)
 		}
