@@ -1,49 +1,50 @@
 package mitm_test
 
 import (
+	"bufio"
 	"bytes"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"strconv"
+	"strings"
 	"testing"
+	"time"
 
 	"example.com/mitm"
 )
 
-// fixedOrigin answers every request head, which must come without content, with a
-// response of size bytes of content. It allocates nothing per request, so that a
+// headEnd is what the head of a message ends with.
+const headEnd = "\r\n\r\n"
+
+// fixedOrigin answers every request, which must end with end, and have that nowhere else,
+// with a response of size bytes of content. It allocates nothing per request, so that a
 // benchmark counts the proxy's allocations alone.
-func fixedOrigin(tb testing.TB, size int) string {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		tb.Fatal(err)
-	}
-	tb.Cleanup(func() { l.Close() })
-	response := append([]byte("HTTP/1.1 200 OK\r\nDate: Mon, 23 Nov 2026 00:00:00 GMT\r\nContent-Type: text/plain\r\nContent-Length: "+
-		strconv.Itoa(size)+"\r\n\r\n"), bytes.Repeat([]byte("x"), size)...)
-	go func() {
-		for {
-			nc, err := l.Accept()
-			if err != nil {
-				return
-			}
-			go answerHeads(nc, response)
-		}
-	}()
-	return l.Addr().String()
+func fixedOrigin(tb testing.TB, end string, size int) (addr string) {
+	response := fixedResponse(size)
+	return origin(tb, func(c *peer) {
+		c.SetDeadline(time.Time{})
+		answerEach(c.Conn, end, response)
+	})
 }
 
-func answerHeads(nc net.Conn, response []byte) {
-	defer nc.Close()
-	buf := make([]byte, 4096)
+func fixedResponse(size int) []byte {
+	return append([]byte("HTTP/1.1 200 OK\r\nDate: Mon, 23 Nov 2026 00:00:00 GMT\r\nContent-Type: text/plain\r\nContent-Length: "+
+		strconv.Itoa(size)+headEnd), bytes.Repeat([]byte("x"), size)...)
+}
+
+func answerEach(nc net.Conn, end string, response []byte) {
+	buf := make([]byte, 16<<10)
 	for n := 0; ; {
+		if n == len(buf) {
+			n = copy(buf, buf[n-len(end):])
+		}
 		m, err := nc.Read(buf[n:])
 		if err != nil {
 			return
 		}
-		if n += m; bytes.HasSuffix(buf[:n], []byte("\r\n\r\n")) {
+		if n += m; bytes.HasSuffix(buf[:n], []byte(end)) {
 			n = 0
 			if _, err := nc.Write(response); err != nil {
 				return
@@ -52,18 +53,25 @@ func answerHeads(nc net.Conn, response []byte) {
 	}
 }
 
-// exchanges runs b.N exchanges one after the other on one kept-alive connection.
-func exchanges(b *testing.B, p *mitm.Proxy, size int) {
-	addr := fixedOrigin(b, size)
-	nc, err := net.Dial("tcp", start(b, p))
+// benchConn connects to addr. Unlike that of dial, the connection has no deadline.
+func benchConn(tb testing.TB, addr string) net.Conn {
+	nc, err := net.Dial("tcp", addr)
 	if err != nil {
-		b.Fatal(err)
+		tb.Fatal(err)
 	}
-	defer nc.Close()
-	request := []byte("GET http://" + addr + "/path?query HTTP/1.1\r\nHost: " + addr + "\r\nUser-Agent: bench\r\nAccept: */*\r\nProxy-Connection: keep-alive\r\n\r\n")
+	tb.Cleanup(func() { nc.Close() })
+	return nc
+}
+
+// benchRequest has what clients of a proxy send, where target is in absolute-form.
+func benchRequest(target, host string) []byte {
+	return []byte("GET " + target + " HTTP/1.1\r\nHost: " + host + "\r\nUser-Agent: bench\r\nAccept: */*\r\nConnection: keep-alive" + headEnd)
+}
+
+// exchanges sends the same request again and again, and reads the whole response to each.
+func exchanges(b *testing.B, nc net.Conn, request []byte) {
 	buf := make([]byte, 64<<10)
 	want := exchange(b, nc, request, buf, 0) // the length of the whole response
-	b.SetBytes(int64(size))
 	b.ReportAllocs()
 	for b.Loop() {
 		exchange(b, nc, request, buf, want)
@@ -96,13 +104,27 @@ func exchange(b testing.TB, nc net.Conn, request, buf []byte, want int) int {
 	return want
 }
 
+// One small request after the other on a connection that stays open.
 func BenchmarkExchange(b *testing.B) {
-	b.Run("plain", func(b *testing.B) { exchanges(b, &mitm.Proxy{}, 128) })
+	addr := fixedOrigin(b, headEnd, 128)
+	absolute, asOrigin := benchRequest("http://"+addr+"/path?query", addr), benchRequest("/path?query", addr)
+	b.Run("explicit", func(b *testing.B) {
+		exchanges(b, benchConn(b, start(b, &mitm.Proxy{})), absolute)
+	})
 	b.Run("done", func(b *testing.B) {
-		exchanges(b, &mitm.Proxy{Hooks: []mitm.Hook{mitm.OnDone(func(*mitm.Flow) {})}}, 128)
+		done := mitm.OnDone(func(*mitm.Flow) {})
+		exchanges(b, benchConn(b, start(b, &mitm.Proxy{Hooks: []mitm.Hook{done}})), absolute)
 	})
 	b.Run("hooks", func(b *testing.B) {
-		exchanges(b, &mitm.Proxy{Hooks: settingHooks()}, 128)
+		exchanges(b, benchConn(b, start(b, &mitm.Proxy{Hooks: settingHooks()})), absolute)
+	})
+	b.Run("reverse", func(b *testing.B) {
+		exchanges(b, benchConn(b, start(b, &mitm.Proxy{Mode: reverseTo(addr)})), asOrigin)
+	})
+	b.Run("socks5", func(b *testing.B) {
+		c := socksTo(b, start(b, &mitm.Proxy{}), addr, "")
+		c.SetDeadline(time.Time{})
+		exchanges(b, c.Conn, asOrigin)
 	})
 }
 
@@ -122,63 +144,98 @@ func settingHooks() []mitm.Hook {
 
 func BenchmarkContent(b *testing.B) {
 	for _, size := range []int{64 << 10, 16 << 20} {
-		b.Run(strconv.Itoa(size>>10)+"KiB", func(b *testing.B) { exchanges(b, &mitm.Proxy{}, size) })
+		b.Run(strconv.Itoa(size>>10)+"KiB", func(b *testing.B) {
+			addr := fixedOrigin(b, headEnd, size)
+			b.SetBytes(int64(size))
+			exchanges(b, benchConn(b, start(b, &mitm.Proxy{})), benchRequest("http://"+addr+"/", addr))
+		})
+	}
+}
+
+// Requests with content, as a form or a call of an API has.
+func BenchmarkUpload(b *testing.B) {
+	for _, size := range []int{4 << 10, 1 << 20} {
+		b.Run(strconv.Itoa(size>>10)+"KiB", func(b *testing.B) {
+			const end = "the end"
+			addr := fixedOrigin(b, end, 128)
+			content := strings.Repeat("x", size-len(end)) + end
+			request := fmt.Sprintf("POST http://%s/ HTTP/1.1\r\nHost: %[1]s\r\nContent-Length: %d%s%s", addr, size, headEnd, content)
+			b.SetBytes(int64(size))
+			exchanges(b, benchConn(b, start(b, &mitm.Proxy{})), []byte(request))
+		})
+	}
+}
+
+// From an origin's event to its client, while the response goes on. The origin sends the
+// next event when it is asked to, and not before.
+func BenchmarkEvents(b *testing.B) {
+	next := make(chan bool)
+	const event = "data: 0123456789\n\n"
+	addr := origin(b, func(c *peer) {
+		c.head()
+		c.SetDeadline(time.Time{})
+		io.WriteString(c.Conn, "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked"+headEnd)
+		for range next {
+			io.WriteString(c.Conn, "12\r\n"+event+"\r\n")
+		}
+	})
+	defer close(next)
+	nc := benchConn(b, start(b, &mitm.Proxy{}))
+	nc.Write(benchRequest("http://"+addr+"/", addr))
+	res, err := http.ReadResponse(bufio.NewReader(nc), nil)
+	if err != nil {
+		b.Fatal(err)
+	}
+	buf := make([]byte, len(event))
+	b.ReportAllocs()
+	for b.Loop() {
+		next <- true
+		if _, err := io.ReadFull(res.Body, buf); err != nil || string(buf) != event {
+			b.Fatalf("%q, %v", buf, err)
+		}
 	}
 }
 
 func BenchmarkTunnel(b *testing.B) {
-	addr := origin(b, func(c *peer) { io.Copy(c.Conn, c.r) })
+	open := func(b *testing.B, proxy, addr string) net.Conn {
+		nc := benchConn(b, proxy)
+		tunnel(&peer{Conn: nc, t: b}, addr)
+		return nc
+	}
+	addr := echo(b)
 	b.Run("new", func(b *testing.B) {
 		proxy := start(b, &mitm.Proxy{})
 		b.ReportAllocs()
 		for b.Loop() {
-			c := dial(b, proxy)
-			c.send("CONNECT " + addr + " HTTP/1.1\r\nHost: " + addr + "\r\n\r\n")
-			c.head()
-			c.Close()
+			open(b, proxy, addr).Close()
 		}
 	})
 	b.Run("ping", func(b *testing.B) {
-		c := dial(b, start(b, &mitm.Proxy{}))
-		c.send("CONNECT " + addr + " HTTP/1.1\r\nHost: " + addr + "\r\n\r\n")
-		c.head()
-		buf := make([]byte, 64)
+		nc, buf := open(b, start(b, &mitm.Proxy{}), addr), make([]byte, 64)
 		b.ReportAllocs()
 		for b.Loop() {
-			c.Conn.Write(buf)
-			if _, err := io.ReadFull(c.Conn, buf); err != nil {
+			nc.Write(buf)
+			if _, err := io.ReadFull(nc, buf); err != nil {
 				b.Fatal(err)
 			}
 		}
 	})
-}
-
-// An exchange that nobody hooks allocates nothing; what two hooks need has a bound, their own
-// two lists of values included.
-func TestNoAllocations(t *testing.T) {
-	if raceEnabled() {
-		t.Skip("the race detector allocates")
-	}
-	addr := fixedOrigin(t, 128)
-	const hooked = 12
-	for name, p := range map[string]*mitm.Proxy{
-		"explicit": {}, "hooks": {Hooks: settingHooks()},
-		"reverse": {Mode: reverseTo(addr)}, "hooks in reverse": {Mode: reverseTo(addr), Hooks: settingHooks()},
-	} {
-		bound := 1.0
-		if len(p.Hooks) > 0 {
-			bound = hooked + 1
+	b.Run("bulk", func(b *testing.B) {
+		flood := origin(b, func(c *peer) {
+			c.SetDeadline(time.Time{})
+			for buf := make([]byte, 256<<10); ; {
+				if _, err := c.Conn.Write(buf); err != nil {
+					return
+				}
+			}
+		})
+		nc, buf := open(b, start(b, &mitm.Proxy{}), flood), make([]byte, 1<<20)
+		b.SetBytes(int64(len(buf)))
+		b.ReportAllocs()
+		for b.Loop() {
+			if _, err := io.ReadFull(nc, buf); err != nil {
+				b.Fatal(err)
+			}
 		}
-		nc, err := net.Dial("tcp", start(t, p))
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer nc.Close()
-		request := []byte("GET http://" + addr + "/path?query HTTP/1.1\r\nHost: " + addr + "\r\nConnection: keep-alive\r\nAccept: */*\r\n\r\n")
-		buf := make([]byte, 4096)
-		want := exchange(t, nc, request, buf, 0)
-		if n := testing.AllocsPerRun(1000, func() { exchange(t, nc, request, buf, want) }); n >= bound {
-			t.Errorf("%s: %v allocations for each exchange", name, n)
-		}
-	}
+	})
 }

@@ -85,7 +85,7 @@ type namespace struct {
 	file *os.File
 }
 
-func holdNamespace(t *testing.T) *namespace {
+func holdNamespace(t testing.TB) *namespace {
 	t.Helper()
 	cmd := exec.Command(os.Args[0])
 	cmd.Env = []string{labVariable + "=holder"}
@@ -132,7 +132,7 @@ func (n *namespace) do(f func()) {
 }
 
 // run runs a tool in the namespace, with the given input.
-func (n *namespace) run(t *testing.T, input, tool string, args ...string) {
+func (n *namespace) run(t testing.TB, input, tool string, args ...string) {
 	t.Helper()
 	cmd := exec.Command(lookTool(t, tool), args...)
 	cmd.Stdin = strings.NewReader(input)
@@ -155,7 +155,7 @@ func (n *namespace) sysctl(t *testing.T, name, value string) {
 }
 
 // dial connects from the namespace. local is the address to connect from, "" for any.
-func (n *namespace) dial(t *testing.T, local, addr string) *peer {
+func (n *namespace) dial(t testing.TB, local, addr string) *peer {
 	t.Helper()
 	nc, err := n.tryDial(local, addr)
 	if err != nil {

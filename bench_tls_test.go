@@ -17,7 +17,7 @@ import (
 
 // benchOrigin answers every request with a few bytes, over TLS. That for HTTP/1 allocates
 // nothing, that for HTTP/2 is net/http's.
-func benchOrigin(b *testing.B, version int) (addr string, roots *x509.CertPool) {
+func benchOrigin(b testing.TB, version int) (addr string, roots *x509.CertPool) {
 	if version == 2 {
 		content := []byte("0123456789abcdef")
 		return handlerOrigin(b, 2, func(w http.ResponseWriter, req *http.Request) {
@@ -27,30 +27,27 @@ func benchOrigin(b *testing.B, version int) (addr string, roots *x509.CertPool) 
 	}
 	cert, roots := exampleCert()
 	config := &tls.Config{Certificates: []tls.Certificate{cert}}
-	response := []byte("HTTP/1.1 200 OK\r\nDate: Mon, 23 Nov 2026 00:00:00 GMT\r\nContent-Type: text/plain\r\nContent-Length: 16\r\n\r\n0123456789abcdef")
+	response := fixedResponse(16)
 	return origin(b, func(c *peer) {
 		c.SetDeadline(time.Time{})
-		answerHeads(tls.Server(c.Conn, config), response)
+		answerEach(tls.Server(c.Conn, config), headEnd, response)
 	}), roots
 }
 
-// benchProxy serves a proxy with a CA in front of the origin at addr.
-func benchProxy(b *testing.B, addr string, originRoots *x509.CertPool, hooks ...mitm.Hook) (proxy string, roots *x509.CertPool) {
+// interceptor is a proxy with a CA, whose certificate is in roots, in front of the origin at addr.
+func interceptor(tb testing.TB, addr string, originRoots *x509.CertPool, hooks ...mitm.Hook) (p *mitm.Proxy, roots *x509.CertPool) {
 	ca, err := mitm.NewCA("bench")
 	if err != nil {
-		b.Fatal(err)
+		tb.Fatal(err)
 	}
 	roots = x509.NewCertPool()
 	roots.AddCert(ca.Certificate())
-	return start(b, &mitm.Proxy{CA: ca, Hooks: hooks, Dial: dialTo(addr), OriginTLS: &tls.Config{RootCAs: originRoots}}), roots
+	return &mitm.Proxy{CA: ca, Hooks: hooks, Dial: dialTo(addr), OriginTLS: &tls.Config{RootCAs: originRoots}}, roots
 }
 
 // tunnelTLS connects through a tunnel for host and speaks TLS inside.
-func tunnelTLS(b *testing.B, proxy, host string, config *tls.Config) *tls.Conn {
-	nc, err := net.Dial("tcp", proxy)
-	if err != nil {
-		b.Fatal(err)
-	}
+func tunnelTLS(b testing.TB, proxy, host string, config *tls.Config) *tls.Conn {
+	nc := benchConn(b, proxy)
 	tunnel(&peer{Conn: nc, t: b}, host+":443")
 	config = config.Clone()
 	config.ServerName = host
@@ -67,9 +64,11 @@ func BenchmarkIntercepted(b *testing.B) {
 		for _, hooks := range [][]mitm.Hook{nil, settingHooks()} {
 			b.Run(fmt.Sprintf("HTTP%d/hooks=%d", version, len(hooks)), func(b *testing.B) {
 				addr, originRoots := benchOrigin(b, version)
-				proxy, roots := benchProxy(b, addr, originRoots, hooks...)
+				p, roots := interceptor(b, addr, originRoots, hooks...)
+				proxy := start(b, p)
 				if version == 1 {
-					benchHTTP1(b, tunnelTLS(b, proxy, "example.com", &tls.Config{RootCAs: roots}))
+					nc := tunnelTLS(b, proxy, "example.com", &tls.Config{RootCAs: roots})
+					exchanges(b, nc, benchRequest("/path?query", "example.com"))
 				} else {
 					benchHTTP2(b, tunnelTLS(b, proxy, "example.com", &tls.Config{RootCAs: roots, NextProtos: []string{"h2"}}))
 				}
@@ -78,20 +77,8 @@ func BenchmarkIntercepted(b *testing.B) {
 	}
 }
 
-func benchHTTP1(b *testing.B, c *tls.Conn) {
-	defer c.Close()
-	request, buf := []byte("GET /path?query HTTP/1.1\r\nHost: example.com\r\nUser-Agent: bench\r\nAccept: */*\r\n\r\n"), make([]byte, 64<<10)
-	exchange(b, c, request, buf, 0)
-	want := exchange(b, c, request, buf, 0) // the length of the whole response
-	b.ReportAllocs()
-	for b.Loop() {
-		exchange(b, c, request, buf, want)
-	}
-}
-
 // benchHTTP2 allocates in the client, too: about 10 times for a request.
 func benchHTTP2(b *testing.B, nc *tls.Conn) {
-	defer nc.Close()
 	c := newH2Peer(b, nc, true)
 	b.ReportAllocs()
 	for b.Loop() {
