@@ -296,6 +296,9 @@ func setTrailer(trailer *http.Header, fields []field) {
 // mergeTrailers merges trailer back into the order of raw. It is too late to refuse what
 // can't be sent, so that is left out.
 func mergeTrailers(trailer http.Header, raw []field) []field {
+	if len(trailer) == 0 {
+		return nil
+	}
 	names, keys := make([]string, len(raw)), make([]string, len(raw))
 	for i := range raw {
 		names[i] = string(raw[i].name)

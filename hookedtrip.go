@@ -150,7 +150,8 @@ func (h *hookedExchange) RoundTrip(req *http.Request) (*http.Response, error) {
 	defer h.tripReturned(t)
 	t.route = h.routeOf(req.URL)
 	if t.route.key.mayHTTP2() {
-		c, o, err := h.client.p.http2.get(h.streamContext(req), t.route, h.origins)
+		t.ctx = h.streamContext(req)
+		c, o, err := h.client.p.http2.get(t.ctx, t.route, h.origins)
 		if err != nil {
 			closeReplaced(req, h.own)
 			return nil, asOpError(err)
@@ -158,16 +159,24 @@ func (h *hookedExchange) RoundTrip(req *http.Request) (*http.Response, error) {
 		if c != nil {
 			return t.overHTTP2(c, req)
 		}
-		t.given, t.route = o, t.route.for1()
+		t.given = o
 	}
-	err = t.prepare(req)
+	return t.overHTTP1(req)
+}
+
+// overHTTP1 sends req on a connection that it has for itself.
+func (t *hookedTrip) overHTTP1(req *http.Request) (*http.Response, error) {
+	if t.given != nil { // it might have spoken HTTP/2
+		t.route = t.route.for1()
+	}
+	err := t.prepare(req)
 	if err != nil {
 		err = asOpError(err)
 	} else if err = t.run(req.Context()); err != nil {
 		err = t.cause(req.Context(), err)
 	}
 	if err != nil || t.source != nil && t.uploaded == nil {
-		closeReplaced(req, h.own)
+		closeReplaced(req, t.h.own)
 	}
 	if err != nil {
 		t.request.done()

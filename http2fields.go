@@ -11,20 +11,7 @@ import (
 // reads into c what they say about their hop. Their values are shared, not copied. With an error,
 // dst is as it was.
 func (c *control) carry(dst, src http.Header) error {
-	var ofHop []field
-	for name, values := range src {
-		kind := kindOf([]byte(name))
-		for _, value := range values {
-			if !isToken(name) || !validValue(value) {
-				return fmt.Errorf("%w: %q", errHookField, name)
-			}
-			switch kind {
-			case connectionField, teField, maxForwardsField:
-				ofHop = append(ofHop, field{name: []byte(name), value: trimBlanks([]byte(value)), kind: kind})
-			}
-		}
-	}
-	if err := c.read(ofHop); err != nil {
+	if err := c.readHop(src); err != nil {
 		return err
 	}
 	for name, values := range src {
@@ -40,6 +27,24 @@ func (c *control) carry(dst, src http.Header) error {
 		dst[key] = append(dst[key], values...)
 	}
 	return nil
+}
+
+// readHop reads what the fields say about their hop, and refuses what can't be sent.
+func (c *control) readHop(header http.Header) error {
+	var ofHop []field
+	for name, values := range header {
+		kind := kindOf([]byte(name))
+		for _, value := range values {
+			if !isToken(name) || !validValue(value) {
+				return fmt.Errorf("%w: %q", errHookField, name)
+			}
+			switch kind {
+			case connectionField, teField, maxForwardsField:
+				ofHop = append(ofHop, field{name: []byte(name), value: trimBlanks([]byte(value)), kind: kind})
+			}
+		}
+	}
+	return c.read(ofHop)
 }
 
 // trimmed returns values without the white space around them, which HTTP/2 forbids (RFC 9113,

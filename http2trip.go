@@ -67,6 +67,9 @@ type http2Content struct {
 	res *http.Response
 }
 
+// blankRequest is to be copied. To begin with a copy on the stack would make all stacks larger.
+var blankRequest http.Request
+
 // forHTTP2 makes the request that net/http is to send.
 func (t *hookedTrip) forHTTP2(req *http.Request) (*http.Request, *http2Upload, error) {
 	h := t.h
@@ -89,11 +92,9 @@ func (t *hookedTrip) forHTTP2(req *http.Request) (*http.Request, *http2Upload, e
 	trace := &httptrace.ClientTrace{Got1xxResponse: func(code int, header textproto.MIMEHeader) error {
 		return h.interimHTTP2(http2Interim{code, header})
 	}}
-	out := (&http.Request{
-		Method: req.Method,
-		URL:    &url.URL{Scheme: req.URL.Scheme, Host: req.URL.Host, Opaque: "//" + host + target},
-		Header: header, Host: host, Trailer: req.Trailer,
-	}).WithContext(httptrace.WithClientTrace(h.streamContext(req), trace))
+	out := blankRequest.WithContext(httptrace.WithClientTrace(t.ctx, trace))
+	out.Method, out.Header, out.Host, out.Trailer = req.Method, header, host, req.Trailer
+	out.URL = &url.URL{Scheme: req.URL.Scheme, Host: req.URL.Host, Opaque: "//" + host + target}
 	if target == "*" {
 		out.URL.Opaque = target
 	}
