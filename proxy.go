@@ -86,7 +86,8 @@ type Proxy struct {
 	// IdleTimeout is how long a kept-alive connection, of a client or to an origin, may wait
 	// for its next request. 0: 2 min.
 	IdleTimeout time.Duration
-	// TunnelTimeout is how long a tunnel may be silent in both directions. 0: 15 min.
+	// TunnelTimeout is how long a tunnel may be silent in both directions; so is one whose
+	// receiver takes nothing of what is sent. 0: 15 min.
 	TunnelTimeout time.Duration
 
 	// MaxRequestLine is the longest request line in bytes, longer ones are answered with

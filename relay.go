@@ -29,7 +29,9 @@ type relay struct {
 	up, down  *atomic.Int64 // bytes to the origin and to the client, live
 
 	last    atomic.Int64 // when something moved, in Unix nanoseconds
+	writing atomic.Int32 // directions that are writing, and may wait for a receiver
 	timer   *time.Timer
+	acked   uint64                // bytes that the peers have acknowledged, when the timer looked
 	failure atomic.Pointer[error] // the first one
 }
 
@@ -69,14 +71,28 @@ func (r *relay) watchIdle() {
 	armed := make(chan struct{})
 	r.timer = time.AfterFunc(r.idle, func() {
 		<-armed
-		rest := r.idle - time.Since(time.Unix(0, r.last.Load()))
-		if rest > 0 {
+		if rest := r.rest(); rest > 0 {
 			r.timer.Reset(rest)
 			return
 		}
 		r.fail(errIdle)
 	})
 	close(armed)
+}
+
+// rest is how long the tunnel may stay as it is. What is being written counts only when all of it
+// is taken, which a slow receiver does not do in time; it lives if it acknowledges some of it.
+func (r *relay) rest() time.Duration {
+	rest := r.idle - time.Since(time.Unix(0, r.last.Load()))
+	if rest > 0 || r.writing.Load() == 0 {
+		return rest
+	}
+	acked := r.near.acked() + r.far.acked()
+	if acked == r.acked {
+		return 0
+	}
+	r.acked = acked
+	return r.idle
 }
 
 // fail resets both connections, so that neither side takes the end for a clean one.
@@ -115,7 +131,9 @@ func (r *relay) copy(dst, src *stream, count *atomic.Int64) error {
 				return err
 			}
 		}
+		r.writing.Add(1)
 		n, err := dst.out.Write(src.buffered())
+		r.writing.Add(-1)
 		if err != nil {
 			return err
 		}
@@ -139,8 +157,10 @@ func (r *relay) splice(dst, src *stream, count *atomic.Int64) error {
 			}
 			p = startPace(now)
 		}
-		src.nc.SetReadDeadline(p.end)
+		src.nc.SetReadDeadline(p.end) // so that what takes longer is writing
+		r.writing.Add(1)
 		n, err := spliceSome(dst, src, relayChunk)
+		r.writing.Add(-1)
 		now = r.moved(count, n)
 		p.sum += n
 		if n == 0 && err == nil {

@@ -229,6 +229,40 @@ func TestTunnelIdleTimeout(t *testing.T) {
 	})
 }
 
+// A receiver may be slow, though it takes longer than the timeout for what is being written. One
+// that takes nothing ends the tunnel.
+func TestTunnelSlowReceiver(t *testing.T) {
+	skipUnless(t, runtime.GOOS == "linux", "what a peer acknowledged is known on Linux only")
+	t.Parallel()
+	const fast, slow, timeout = 16 << 20, 64 << 10, time.Second
+	addr := origin(t, func(c *peer) {
+		c.SetDeadline(time.Now().Add(12 * patience))
+		io.Copy(c.Conn, noise(1, 2*fast))
+	})
+	for _, stops := range []bool{false, true} {
+		t.Run(fmt.Sprint("stops=", stops), func(t *testing.T) {
+			t.Parallel()
+			done, flows := doneHook()
+			c := connect(t, start(t, &mitm.Proxy{TunnelTimeout: timeout, Hooks: []mitm.Hook{done}}), addr, "")
+			c.Conn.(*net.TCPConn).SetReadBuffer(4 * slow)
+			c.SetDeadline(time.Now().Add(12 * patience))
+			want := noise(1, 2*fast)
+			if got, want := digest(io.LimitReader(c.r, fast)), digest(io.LimitReader(want, fast)); got != want {
+				t.Fatalf("got %s, want %s", got, want)
+			}
+			for end := time.Now().Add(4 * timeout); !stops && time.Now().Before(end); {
+				time.Sleep(timeout / 10)
+				if got, want := digest(io.LimitReader(c.r, slow)), digest(io.LimitReader(want, slow)); got != want {
+					t.Fatalf("got %s, want %s", got, want)
+				}
+			}
+			if f := nextFlow(t, flows); f.Err == nil || !strings.Contains(f.Err.Error(), "idle") {
+				t.Errorf("flow: %v", f.Err)
+			}
+		})
+	}
+}
+
 func TestTunnelNoIdleTimeout(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := &mitm.Proxy{TunnelTimeout: -1}

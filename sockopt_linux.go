@@ -28,6 +28,19 @@ func spoofSocket(raw syscall.RawConn) error {
 	return setSocketOption(raw, unix.SOL_IP, unix.IP_BIND_ADDRESS_NO_PORT, 1, "IP_BIND_ADDRESS_NO_PORT")
 }
 
+// acked returns how many bytes the peer has acknowledged, 0 if that can't be known.
+func (s *stream) acked() (n uint64) {
+	if s.low == nil {
+		return 0
+	}
+	s.low.Control(func(fd uintptr) {
+		if info, err := unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO); err == nil {
+			n = info.Bytes_acked
+		}
+	})
+	return n
+}
+
 func setSocketOption(raw syscall.RawConn, level, option, value int, name string) (err error) {
 	if ctlErr := raw.Control(func(fd uintptr) {
 		err = unix.SetsockoptInt(int(fd), level, option, value)

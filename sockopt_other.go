@@ -11,3 +11,5 @@ func transparentSocket(_, _ string, _ syscall.RawConn) error { return nil }
 func markSocket(syscall.RawConn, int) error { return redirectSupported() }
 
 func spoofSocket(syscall.RawConn) error { return redirectSupported() }
+
+func (s *stream) acked() uint64 { return 0 }
