@@ -112,18 +112,19 @@ type dialer struct {
 
 // open opens a connection on behalf of c, with TLS where key says so. Errors are *OpError.
 func (d *dialer) open(ctx context.Context, key originKey, c *Conn) (*origin, error) {
+	since := d.guard.now()
 	nc, err := d.connect(ctx, key)
 	if err != nil {
 		return nil, &OpError{Op: "dial", Addr: key.addr, Err: err}
 	}
-	loop, done := d.watchLoop(nc)
+	loop, unguard := d.watchLoop(nc, since)
 	if loop {
-		done()
+		unguard()
 		nc.Close()
 		return nil, &OpError{Op: "dial", Addr: key.addr, Err: ErrLoop}
 	}
 	o := &origin{s: newStream(nc), key: key.socket()}
-	o.s.onClose = done
+	o.s.unguard = unguard
 	if key.tls {
 		return d.secure(ctx, o, key, c)
 	}
@@ -150,15 +151,16 @@ func (d *dialer) connect(ctx context.Context, key originKey) (nc net.Conn, err e
 // errNoConn is that of a Dial, or StartTLS, that returned neither a connection nor an error.
 var errNoConn = errors.New("neither a connection nor an error")
 
-// watchLoop says whether nc ends at the proxy, and goes on watching for that until done.
-func (d *dialer) watchLoop(nc net.Conn) (loop bool, done func()) {
+// watchLoop says whether nc, dialled since then, ends at the proxy, and goes on watching for that
+// until unguard.
+func (d *dialer) watchLoop(nc net.Conn, since uint64) (loop bool, unguard func()) {
 	from, _ := addrPort(nc.LocalAddr())
 	to, ok := addrPort(nc.RemoteAddr())
 	if !ok {
 		return false, func() {}
 	}
-	loop, done = d.guard.dial(ends{from, to})
-	return loop || d.isLoop(nc), done
+	loop, unguard = d.guard.dial(ends{from, to}, since)
+	return loop || d.isLoop(nc), unguard
 }
 
 // withTimeout is context.WithTimeout for which 0 or less means no limit.

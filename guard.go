@@ -10,39 +10,59 @@ import (
 // firewall rule that does not exclude the proxy's own traffic leads what it dials back to
 // it. Such a connection is dialled and accepted with the same two ends: the source
 // address of the one is the client address of the other, and both have the same
-// destination.
+// destination. By chance a client on the same machine can have the same port as a connection to
+// where its own is led, so what was accepted before the proxy began to dial does not count.
 type loopGuard struct {
 	mu       sync.Mutex
-	dialled  map[ends]int
-	accepted map[ends]int
+	dialled  map[ends]noted
+	accepted map[ends]noted
+	clock    uint64 // of what was noted
 }
 
 // ends are who connects and where to, before any rule changed it.
 type ends struct{ from, to netip.AddrPort }
 
-// dial notes a connection made by the proxy, accept one made to it. Both say whether it is
-// a loop; whichever comes second knows. done is to be called when the connection is over.
-func (g *loopGuard) dial(e ends) (loop bool, done func()) {
-	return g.note(&g.dialled, &g.accepted, e)
+// noted is how many connections with the same ends there are, and when the last was noted.
+type noted struct {
+	count int
+	last  uint64
+}
+
+// now is to be asked before a connection is dialled.
+func (g *loopGuard) now() uint64 {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.clock
+}
+
+// dial notes a connection that the proxy has been making since then, accept one made to it. Both
+// say whether it is a loop; whichever comes second knows. done is to be called when the connection
+// is over, or certainly no loop.
+func (g *loopGuard) dial(e ends, since uint64) (loop bool, done func()) {
+	return g.note(&g.dialled, &g.accepted, e, since)
 }
 
 func (g *loopGuard) accept(e ends) (loop bool, done func()) {
-	return g.note(&g.accepted, &g.dialled, e)
+	return g.note(&g.accepted, &g.dialled, e, 0)
 }
 
-func (g *loopGuard) note(mine, others *map[ends]int, e ends) (loop bool, done func()) {
+func (g *loopGuard) note(mine, others *map[ends]noted, e ends, since uint64) (loop bool, done func()) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if *mine == nil {
-		*mine = map[ends]int{}
+		*mine = map[ends]noted{}
 	}
-	(*mine)[e]++
-	return (*others)[e] > 0, func() {
+	g.clock++
+	(*mine)[e] = noted{(*mine)[e].count + 1, g.clock}
+	return (*others)[e].last > since, func() {
 		g.mu.Lock()
 		defer g.mu.Unlock()
-		if (*mine)[e]--; (*mine)[e] <= 0 {
+		n := (*mine)[e]
+		if n.count--; n.count == 0 {
 			delete(*mine, e)
+			return
 		}
+		(*mine)[e] = n
 	}
 }
 

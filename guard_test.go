@@ -23,7 +23,7 @@ func TestLoopGuard(t *testing.T) {
 		"backwards":           endsOf("198.51.100.1:80", "192.0.2.1:40000"),
 	} {
 		var g loopGuard
-		if is, _ := g.dial(loop); is {
+		if is, _ := g.dial(loop, 0); is {
 			t.Errorf("%s: the first is a loop", name)
 		}
 		if is, done := g.accept(other); is {
@@ -34,9 +34,27 @@ func TestLoopGuard(t *testing.T) {
 		if is, _ := g.accept(loop); !is {
 			t.Errorf("%s: accepted after dialled is no loop", name)
 		}
-		if is, _ := g.dial(loop); !is {
+		if is, _ := g.dial(loop, 0); !is {
 			t.Errorf("%s: dialled after accepted is no loop", name)
 		}
+	}
+}
+
+// A client that was there before is no loop, though it has the port that was dialled from.
+func TestLoopGuardSamePort(t *testing.T) {
+	t.Parallel()
+	var g loopGuard
+	e := endsOf("127.0.0.1:40000", "127.0.0.1:80")
+	g.accept(e)
+	since := g.now()
+	is, done := g.dial(e, since)
+	if is {
+		t.Error("accepted before it was dialled, and a loop")
+	}
+	done()
+	g.accept(e)
+	if is, _ := g.dial(e, since); !is {
+		t.Error("accepted while it was dialled, and no loop")
 	}
 }
 
@@ -45,8 +63,8 @@ func TestLoopGuardForgets(t *testing.T) {
 	t.Parallel()
 	var g loopGuard
 	e := endsOf("192.0.2.1:40000", "198.51.100.1:80")
-	_, done1 := g.dial(e)
-	_, done2 := g.dial(e)
+	_, done1 := g.dial(e, 0)
+	_, done2 := g.dial(e, 0)
 	done1()
 	if is, done := g.accept(e); !is {
 		t.Error("forgotten too early")
@@ -72,7 +90,7 @@ func TestLoopGuardRace(t *testing.T) {
 		e := endsOf("192.0.2.1:40000", "198.51.100.1:80")
 		var dialled, accepted bool
 		var both sync.WaitGroup
-		both.Go(func() { dialled, _ = g.dial(e) })
+		both.Go(func() { dialled, _ = g.dial(e, 0) })
 		both.Go(func() { accepted, _ = g.accept(e) })
 		both.Wait()
 		if !dialled && !accepted {

@@ -41,7 +41,7 @@ type stream struct {
 	mu          sync.Mutex // orders deadlines set by different goroutines
 	interrupted bool
 	hurried     bool
-	onClose     func()
+	unguard     func() // see loopGuard
 }
 
 func newStream(nc net.Conn) *stream {
@@ -351,28 +351,25 @@ func (s *stream) reset() {
 	if l, ok := nc.(interface{ SetLinger(int) error }); ok {
 		l.SetLinger(0)
 	}
-	s.closed()
+	s.endGuard()
 	nc.Close()
 }
 
 // close closes the connection.
 func (s *stream) close() error {
-	s.closed()
+	s.endGuard()
 	return s.nc.Close()
 }
 
-// closed tells whoever wants to know, once.
-func (s *stream) closed() {
-	if onClose := s.takeOnClose(); onClose != nil {
-		onClose()
-	}
-}
-
-func (s *stream) takeOnClose() (onClose func()) {
+// endGuard ends the watch for loops, if it goes on still.
+func (s *stream) endGuard() {
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	onClose, s.onClose = s.onClose, nil
-	return onClose
+	unguard := s.unguard
+	s.unguard = nil
+	s.mu.Unlock()
+	if unguard != nil {
+		unguard()
+	}
 }
 
 // drop gives the buffer back with whatever is in it. The stream is not read again.

@@ -28,11 +28,11 @@ func (d *dialer) secure(ctx context.Context, o *origin, key originKey, c *Conn) 
 		o.s.close()
 		return nil, &OpError{Op: "tls", Addr: key.addr, Err: err}
 	}
+	o.s.endGuard() // a loop would not have come that far
 	secured := &origin{s: newTLSStream(nc, socket), key: key, state: state}
 	if state.NegotiatedProtocol != protoHTTP2 {
 		secured.key = key.for1()
 	}
-	secured.s.onClose = o.s.takeOnClose()
 	return secured, nil
 }
 

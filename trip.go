@@ -184,6 +184,9 @@ func (t *trip) attempt() error {
 	if err != nil {
 		return &OpError{Op: "read response", Addr: t.o.key.addr, Err: err}
 	}
+	if !t.o.reused {
+		t.o.s.endGuard() // what answers is no loop
+	}
 	return nil
 }
 
