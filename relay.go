@@ -150,24 +150,24 @@ func (r *relay) copy(dst, src *stream, count *atomic.Int64) error {
 // splice lets the kernel move bytes for as long as many come.
 func (r *relay) splice(dst, src *stream, count *atomic.Int64) error {
 	defer src.nc.SetReadDeadline(time.Time{})
-	for p, now := startPace(time.Now()), time.Now(); ; {
-		if p.over(now) {
-			if p.sum < bulk {
-				return nil
-			}
-			p = startPace(now)
-		}
+	for now := time.Now(); ; {
+		p := startPace(now)
 		src.nc.SetReadDeadline(p.end) // so that what takes longer is writing
-		r.writing.Add(1)
-		n, err := spliceSome(dst, src, relayChunk)
-		r.writing.Add(-1)
-		now = r.moved(count, n)
-		p.sum += n
-		if n == 0 && err == nil {
-			return io.EOF
+		for !p.over(now) {
+			r.writing.Add(1)
+			n, err := spliceSome(dst, src, relayChunk)
+			r.writing.Add(-1)
+			now = r.moved(count, n)
+			p.sum += n
+			if n == 0 && err == nil {
+				return io.EOF
+			}
+			if err != nil && !isTimeout(err) {
+				return err
+			}
 		}
-		if err != nil && !isTimeout(err) {
-			return err
+		if p.sum < bulk {
+			return nil
 		}
 	}
 }
