@@ -293,6 +293,15 @@ func setTrailer(trailer *http.Header, fields []field) {
 	}
 }
 
+// fillTrailer gives what is announced in trailer and has no value the value that came.
+func fillTrailer(trailer, came http.Header) {
+	for name, values := range trailer {
+		if len(values) == 0 {
+			trailer[name] = came[name]
+		}
+	}
+}
+
 // mergeTrailers merges trailer back into the order of raw. It is too late to refuse what
 // can't be sent, so that is left out.
 func mergeTrailers(trailer http.Header, raw []field) []field {

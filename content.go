@@ -1,12 +1,17 @@
 package mitm
 
-import "io"
+import (
+	"io"
+	"sync"
+)
 
 // readerSource is content that a hook put in place, or the client's or origin's own if
 // direct is set.
 type readerSource struct {
 	r       io.Reader
 	direct  *body
+	lent    sync.Locker // unlocked at the end; nil: direct is nobody's else
+	own     *hookedTrip // whose body direct is; nil: it is not a response's
 	buf     []byte
 	n       int   // bytes read ahead into buf
 	err     error // what followed them
@@ -16,8 +21,17 @@ type readerSource struct {
 	empty   bool // there is nothing but, perhaps, a trailer section
 }
 
+// giveBack ends what was lent.
+func (s *readerSource) giveBack() {
+	if s.lent != nil {
+		s.lent.Unlock()
+		s.lent = nil
+	}
+}
+
 // done gives the buffer back and closes what was read from.
 func (s *readerSource) done() {
+	s.giveBack()
 	if s.buf != nil {
 		giveBuffer(s.buf)
 		s.buf = nil

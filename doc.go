@@ -40,8 +40,9 @@ Data flows down this list. Each step is a file, or a few.
 The exchange has two ways. Without an [HTTPHook] the head is rewritten where it was read
 (rewrite.go) and no http.Request is built. With hooks, and where either side speaks HTTP/2,
 hooked.go calls them and hookedtrip.go is what they call at the end of the chain; incoming.go
-builds what they see, outgoing.go and hookcontent.go make messages of what they leave, with
-bridge.go between heads and http.Header, and by the same rewrite.go.
+builds what they see (hookedbody.go: the client's content), outgoing.go and hookcontent.go make
+messages of what they leave, with bridge.go between heads and http.Header, and by the same
+rewrite.go.
 
 Below are the parsers, which know nothing of the rest: requestline.go, header.go, framing.go
 (which decides where a message ends), body.go (content, decoded) and send.go (content,

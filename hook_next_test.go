@@ -4,8 +4,13 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
+	"math/rand/v2"
+	"net"
 	"net/http"
+	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -153,5 +158,129 @@ func TestHookLeavesNextRunning(t *testing.T) {
 		}
 	case <-time.After(patience):
 		t.Error("still running")
+	}
+}
+
+// next may be called by several goroutines at once.
+func TestHookCallsNextTwiceAtOnce(t *testing.T) {
+	addr, _ := answering(t, ok200)
+	c := dial(t, start(t, &mitm.Proxy{Hooks: []mitm.Hook{
+		wrapping(func(next http.RoundTripper, req *http.Request) (*http.Response, error) {
+			results := make(chan *http.Response, 2)
+			for range 2 {
+				go func() {
+					res, err := next.RoundTrip(req.Clone(req.Context()))
+					if err != nil {
+						t.Error(err)
+					}
+					results <- res
+				}()
+			}
+			res := <-results
+			if other := <-results; other != nil {
+				other.Body.Close()
+			}
+			return res, nil
+		}),
+	}}))
+	for range 5 {
+		c.send(getRequest(addr))
+		c.wantStatus(200)
+	}
+}
+
+// The content goes to one origin only, also if it is still on its way there.
+func TestHookRetriesDuringUpload(t *testing.T) {
+	const size = 200_000
+	got := make(chan int, 1)
+	addr := origin(t, func(c *peer) {
+		c.head()
+		c.send("HTTP/1.1 503 Busy\r\nContent-Length: 4\r\n\r\nbusy")
+		rest, _ := c.rest()
+		got <- len(rest)
+	})
+	c := dial(t, start(t, &mitm.Proxy{Hooks: []mitm.Hook{
+		wrapping(func(next http.RoundTripper, req *http.Request) (*http.Response, error) {
+			res, err := next.RoundTrip(req)
+			if err != nil {
+				return nil, err
+			}
+			if _, err := next.RoundTrip(req.Clone(req.Context())); err == nil {
+				t.Error("sent twice")
+			}
+			return res, nil
+		}),
+	}}))
+	c.send(fmt.Sprintf("POST http://%s/ HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n", addr, size))
+	c.wantStatus(503)
+	c.send(strings.Repeat("x", size/2))
+	c.Close()
+	if n := receive(t, got); n >= size {
+		t.Errorf("%d bytes", n)
+	}
+}
+
+// A client that waits for 100 (Continue) is told to go on if a hook wants the content after all:
+// no origin was there, or one has answered without it.
+func TestHookReadsAfterNext(t *testing.T) {
+	for name, response := range map[string]string{"no origin": "", "early answer": "HTTP/1.1 401 No\r\nContent-Length: 2\r\n\r\nno"} {
+		t.Run(name, func(t *testing.T) {
+			addr := origin(t, func(c *peer) { c.head(); c.send(response); c.rest() })
+			proxy := &mitm.Proxy{Hooks: []mitm.Hook{
+				wrapping(func(next http.RoundTripper, req *http.Request) (*http.Response, error) {
+					if res, err := next.RoundTrip(req); err == nil {
+						res.Body.Close()
+					}
+					b, err := io.ReadAll(req.Body)
+					return text(200, string(b)), err
+				}),
+			}}
+			if response == "" {
+				proxy.Dial = func(context.Context, string, string) (net.Conn, error) { return nil, syscall.ECONNREFUSED }
+			}
+			c := dial(t, start(t, proxy))
+			c.send("POST http://" + addr + "/ HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 3\r\n\r\n")
+			if head := c.head(); head != "HTTP/1.1 100 Continue\r\n\r\n" {
+				t.Fatalf("%q", head)
+			}
+			c.send("abc")
+			if res, body := c.response("POST"); res.StatusCode != 200 || body != "abc" {
+				t.Errorf("%s: %q", res.Status, body)
+			}
+		})
+	}
+}
+
+// A hook may leave a call of next running and answer, at whatever moment the call is.
+func TestHookAnswersWhileNextRuns(t *testing.T) {
+	addr, roots := handlerOrigin(t, 1, func(w http.ResponseWriter, req *http.Request) {
+		io.Copy(io.Discard, req.Body)
+		io.WriteString(w, "late")
+	})
+	for _, size := range []int{0, 10, 100_000} {
+		for _, late := range []bool{false, true} {
+			pause := func() time.Duration { return rand.N(time.Millisecond) }
+			i := intercept(t, &mitm.Proxy{Hooks: []mitm.Hook{
+				wrapping(func(next http.RoundTripper, req *http.Request) (*http.Response, error) {
+					go func() {
+						if late {
+							time.Sleep(pause())
+						}
+						next.RoundTrip(req)
+					}()
+					time.Sleep(2 * pause())
+					return text(200, "early"), nil
+				}),
+			}}, addr, roots)
+			for range 50 {
+				tc := i.tls("http/1.1")
+				c := newPeer(t, tc)
+				c.send(fmt.Sprintf("POST / HTTP/1.1\r\nHost: example.com\r\nContent-Length: %d\r\n\r\n%s", size, strings.Repeat("x", size)))
+				if res, body := c.response("POST"); res.StatusCode != 200 || body != "early" {
+					t.Errorf("%s: %q", res.Status, body)
+				}
+				tc.Close()
+			}
+		}
 	}
 }

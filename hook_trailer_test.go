@@ -1,6 +1,7 @@
 package mitm_test
 
 import (
+	"bytes"
 	"fmt"
 	"io"
 	"net/http"
@@ -103,5 +104,63 @@ func TestHookReadsTooLate(t *testing.T) {
 		if err := <-late; err == nil {
 			t.Error("no error")
 		}
+	}
+}
+
+// Trailers pass though a hook wraps the content, and though they were not announced.
+func TestHookWrapsContentWithTrailers(t *testing.T) {
+	const response = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n%s\r\n2\r\nok\r\n0\r\nX-Sum: 1\r\n\r\n"
+	for _, announcement := range []string{"", "Trailer: X-Sum\r\n"} {
+		addr, _ := answering(t, fmt.Sprintf(response, announcement))
+		c := dial(t, start(t, &mitm.Proxy{Hooks: []mitm.Hook{mitm.OnResponse(func(res *http.Response) error {
+			res.Body = struct{ io.ReadCloser }{res.Body}
+			return nil
+		})}}))
+		c.send(getRequest(addr))
+		if res, body := c.response("GET"); body != "ok" || fmt.Sprint(res.Trailer) != "map[X-Sum:[1]]" {
+			t.Errorf("%q: %q, trailers %v", announcement, body, res.Trailer)
+		}
+	}
+}
+
+// A hook may send a copy of the request. The trailers that come later are those of the original.
+func TestHookClonesRequestWithTrailers(t *testing.T) {
+	addr, got := recording(t, ok200)
+	c := dial(t, start(t, &mitm.Proxy{Hooks: []mitm.Hook{
+		wrapping(func(next http.RoundTripper, req *http.Request) (*http.Response, error) {
+			return next.RoundTrip(req.Clone(req.Context()))
+		}),
+	}}))
+	c.send("POST http://" + addr + "/ HTTP/1.1\r\nHost: x\r\nTrailer: X-Sum\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\nX-Sum: 5\r\n\r\n")
+	c.wantStatus(200)
+	if r := receive(t, got); r.content != "hi" || fmt.Sprint(r.Trailer) != "map[X-Sum:[5]]" {
+		t.Errorf("%q, trailers %v", r.content, r.Trailer)
+	}
+}
+
+// To read on after the end does not add trailers.
+func TestHookReadsBeyondTrailers(t *testing.T) {
+	const content = "Trailer: X-Sum\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\nX-Sum: 1\r\n\r\n"
+	addr, got := recording(t, "HTTP/1.1 200 OK\r\n"+content)
+	beyond := func(body io.ReadCloser) io.ReadCloser {
+		b, err := io.ReadAll(body)
+		for range 3 {
+			body.Read(make([]byte, 1))
+		}
+		if err != nil || string(b) != "hi" {
+			t.Errorf("%q, %v", b, err)
+		}
+		return io.NopCloser(bytes.NewReader(b))
+	}
+	c := dial(t, start(t, &mitm.Proxy{Hooks: []mitm.Hook{
+		mitm.OnRequest(func(req *http.Request) (*http.Response, error) { req.Body = beyond(req.Body); return nil, nil }),
+		mitm.OnResponse(func(res *http.Response) error { res.Body = beyond(res.Body); return nil }),
+	}}))
+	c.send("POST http://" + addr + "/ HTTP/1.1\r\nHost: x\r\n" + content)
+	if res, _ := c.response("POST"); fmt.Sprint(res.Trailer) != "map[X-Sum:[1]]" {
+		t.Errorf("client got %v", res.Trailer)
+	}
+	if r := receive(t, got); fmt.Sprint(r.Trailer) != "map[X-Sum:[1]]" {
+		t.Errorf("origin got %v", r.Trailer)
 	}
 }

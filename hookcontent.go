@@ -17,23 +17,30 @@ func (h *hookedExchange) requestContent(req *http.Request) (framing, *readerSour
 	}
 	s := &readerSource{r: req.Body}
 	if req.Trailer != nil {
-		s.trailer = func() []field { return mergeTrailers(req.Trailer, h.body.trailers) }
+		s.trailer = func() []field { return h.requestTrailers(req) }
 	}
 	if h.protocol == HTTP2 && req.Body == h.own {
 		return h.control.framing.with(req.Trailer), s, nil
 	}
 	if req.Body == h.own {
-		if h.body.count > 0 {
+		if !h.body.lend() {
 			return framing{}, nil, errContentGone
 		}
-		if req.Trailer == nil {
-			s.direct = &h.body.body
+		s.direct, s.lent = &h.body.body, &h.body.mu
+		if s.trailer != nil {
+			s.trailer = func() []field { h.body.tellTrailers(); return h.requestTrailers(req) }
 		}
-		h.body.forwarded = true
 		return h.control.framing.with(req.Trailer), s, nil
 	}
 	f, err := s.measure(req.ContentLength, h.control.framing.contentLength())
 	return f.with(req.Trailer), s, err
+}
+
+// requestTrailers returns what comes after the content of req. Where a hook has copied the request,
+// the trailers that came are those of the original.
+func (h *hookedExchange) requestTrailers(req *http.Request) []field {
+	fillTrailer(req.Trailer, h.req.Trailer)
+	return mergeTrailers(req.Trailer, h.body.trailers)
 }
 
 // with returns the framing of content that trailer comes after: only chunks can have one.
@@ -57,26 +64,17 @@ func noRequestContent(method string, old framing) framing {
 // responseContent finds out what content res has now and how it is framed for a client
 // that asked by method.
 func (h *hookedExchange) responseContent(res *http.Response, method string) (framing, *readerSource, error) {
-	t, s := h.last, &h.reply
+	t, s := h.latest(), &h.reply
 	if hasNoContent(res.StatusCode, method) {
 		return framing{}, s, nil
 	}
 	if res.Body == http.NoBody {
 		return framing{kind: knownLength}, s, nil
 	}
-	s.r = res.Body
-	if res.Trailer != nil {
-		s.trailer = func() []field { return mergeTrailers(res.Trailer, h.rawTrailers()) }
-	}
 	if own, ok := res.Body.(*hookedTrip); ok {
-		if own.body.count > 0 {
-			return framing{}, s, errContentGone
-		}
-		if res.Trailer == nil {
-			s.direct, s.r = &own.body, nil
-		}
-		return own.control.framing.with(res.Trailer), s, nil
+		return h.ownContent(res, own)
 	}
+	s.r, s.trailer = res.Body, h.responseTrailers(res)
 	if own, ok := res.Body.(*http2Content); ok {
 		s.trailer = func() []field { return mergeTrailers(own.res.Trailer, nil) }
 		if s.empty = res.ContentLength == 0; s.empty && res.Header.Get("Content-Length") == "" {
@@ -95,9 +93,31 @@ func (h *hookedExchange) responseContent(res *http.Response, method string) (fra
 	return f.with(res.Trailer), s, err
 }
 
-func (h *hookedExchange) rawTrailers() []field {
-	if h.last == nil {
-		return nil
+// ownContent is the content of own as it came. The trailers are read by Read if hooks were told that
+// there will be some.
+func (h *hookedExchange) ownContent(res *http.Response, own *hookedTrip) (framing, *readerSource, error) {
+	s := &h.reply
+	if err := own.lend(); err != nil {
+		return framing{}, s, err
 	}
-	return h.last.body.trailers
+	if s.lent = &own.mu; res.Trailer != nil {
+		s.giveBack()
+		s.r, s.trailer = own, h.responseTrailers(res)
+	} else {
+		s.direct, s.own = &own.body, own
+	}
+	return own.control.framing.with(res.Trailer), s, nil
+}
+
+// responseTrailers returns what tells, at the end of the content, what comes after it: the trailers
+// of res are known only then.
+func (h *hookedExchange) responseTrailers(res *http.Response) func() []field {
+	return func() []field { return mergeTrailers(res.Trailer, h.rawTrailers()) }
+}
+
+func (h *hookedExchange) rawTrailers() []field {
+	if t := h.latest(); t != nil {
+		return t.body.trailers
+	}
+	return nil
 }

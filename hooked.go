@@ -7,7 +7,6 @@ import (
 	"net/http"
 	"net/url"
 	"sync"
-	"sync/atomic"
 )
 
 // hookedExchange is what the hooks of one exchange can hold on to, in one piece of memory. It is
@@ -75,8 +74,7 @@ func (x *exchange) hooked() {
 		h.closeTrips()
 		h.drain()
 		x.control.close = x.control.close || h.unread()
-		h.endTrips()
-		h.endBody()
+		h.end()
 		x.fail(asOpError(err))
 	}
 	h.end()
@@ -178,13 +176,14 @@ func (h *hookedExchange) sayContinue() error {
 // somebody else wants it: an upload that goes on, a reader of a hook, a transport that has
 // not closed it. A client that waits for 100 (Continue) may not send its content at all.
 func (h *hookedExchange) drain() {
-	if h.busy() || h.last != nil && !h.last.joinUpload() || !h.body.mu.TryLock() {
+	if t := h.latest(); h.busy() || t != nil && !t.joinUpload() || !h.body.mu.TryLock() {
 		return
 	}
 	defer h.body.mu.Unlock()
 	waits := h.control.expectContinue && h.body.count == 0
 	if !waits && (h.client.p.Transport == nil && !h.body.lent || h.body.closed.Load()) {
 		h.body.drain()
+		h.body.watch()
 	}
 }
 
@@ -204,43 +203,6 @@ func (h *hookedExchange) endBody() {
 	}
 	h.body.over = true
 	h.body.mu.Unlock()
-}
-
-// hookedBody is the content of the client's request as hooks read it.
-type hookedBody struct {
-	body
-	h         *hookedExchange
-	closed    atomic.Bool // whoever read it wants no more
-	mu        sync.Mutex  // of what follows, and of body
-	forwarded bool        // as it is, so that the origin says whether it wants it
-	lent      bool        // to net/http, which closes it when it is through
-	over      bool
-}
-
-// Read implements io.Reader.
-func (b *hookedBody) Read(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.over {
-		return 0, http.ErrBodyReadAfterClose
-	}
-	if b.h.control.expectContinue && b.count == 0 && !b.ended() && !b.forwarded {
-		if err := b.h.sayContinue(); err != nil {
-			return 0, err
-		}
-	}
-	n, err := b.body.Read(p)
-	if err == io.EOF {
-		setTrailer(&b.h.req.Trailer, b.trailers)
-	}
-	return n, err
-}
-
-// Close implements io.Closer. What was not read is read by the proxy. It does not wait for a Read,
-// and nobody takes it for one.
-func (b *hookedBody) Close() error {
-	b.closed.Store(true)
-	return nil
 }
 
 // unread says whether some of the request's content was not read, or is still being
@@ -273,16 +235,14 @@ func (h *hookedExchange) pass(x *exchange, res *http.Response) error {
 	}
 	err = h.sendResponse(x, out)
 	x.countDown(out.sent())
-	if out.r == nil && h.last != nil {
-		setTrailer(&res.Trailer, h.last.body.trailers)
+	if out.own != nil {
+		setTrailer(&res.Trailer, out.own.body.trailers)
 	}
 	sent := !h.unread()
 	h.closeBody(res.Body)
-	h.closeTrips() // ends an upload that goes on
-	h.endTrips()
-	h.endBody()
+	h.end()
 	x.conclude(err, x.route.key.addr, out.closing, sent)
-	if err != nil && out.r != nil && !isSendError(err) && (h.last == nil || !h.last.body.failed()) {
+	if t := h.latest(); err != nil && out.own == nil && !isSendError(err) && (t == nil || !t.body.failed()) {
 		x.err = asOpError(err) // of what a hook put in place
 	}
 	return nil
@@ -292,6 +252,7 @@ func (h *hookedExchange) pass(x *exchange, res *http.Response) error {
 func (h *hookedExchange) sendResponse(x *exchange, out *readerSource) (err error) {
 	defer h.recovered(&err)
 	defer out.done()
+	defer h.refuse() // or a call that a Close begins would be in the way of the next exchange
 	return x.reply.send(out)
 }
 

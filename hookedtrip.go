@@ -25,17 +25,28 @@ func (t *hookedTrip) joinUpload() bool {
 // closeTrips gives up the responses that hooks replaced or forgot, even if one is being
 // read.
 func (h *hookedExchange) closeTrips() {
-	for t := h.last; t != nil; t = t.previous {
+	for t := h.latest(); t != nil; t = t.previous {
 		if h.isRunning(t) {
 			continue
 		}
 		if !t.mu.TryLock() {
-			t.conn.reset()
+			t.giveUp()
 			t.mu.Lock()
 		}
 		t.close()
 		t.mu.Unlock()
 	}
+}
+
+// latest is the last call of the engine that has returned, or nil.
+func (h *hookedExchange) latest() *hookedTrip {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	t := h.last
+	for t != nil && t.running {
+		t = t.previous
+	}
+	return t
 }
 
 func (h *hookedExchange) isRunning(t *hookedTrip) bool {
@@ -47,9 +58,9 @@ func (h *hookedExchange) isRunning(t *hookedTrip) bool {
 // endTrips stops calls of the engine that hooks have left running, and waits for them: they
 // may be reading from the client. Its connection serves no other request then, see busy.
 func (h *hookedExchange) endTrips() {
+	h.refuse()
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.asker = nil
 	for _, cancel := range h.streams {
 		cancel(errOver)
 	}
@@ -59,6 +70,13 @@ func (h *hookedExchange) endTrips() {
 	for h.running > 0 {
 		h.returned.Wait()
 	}
+}
+
+// refuse makes calls of the engine that begin later fail.
+func (h *hookedExchange) refuse() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.asker = nil
 }
 
 // streamContext returns the context of an HTTP/2 stream to an origin: that of req, which may be a
@@ -80,12 +98,15 @@ type hookedTrip struct {
 	far    *side         // of the exchange, until its end, or own
 	res    http.Response // what came in HTTP/1
 	room   fieldRoom
-	mu     sync.Mutex
+	mu     sync.Mutex // held by whoever reads the body
 	closed bool
 
 	previous *hookedTrip // the call before this one
 	running  bool        // it has not returned; guarded by h.mu
-	conn     *stream     // where the response comes from
+
+	connMu sync.Mutex
+	conn   *stream // where the response comes from, until the trip is closed
+	cut    bool    // conn was reset
 }
 
 // Read implements io.Reader. At its end the origin connection is free for others.
@@ -96,7 +117,7 @@ func (t *hookedTrip) Read(p []byte) (int, error) {
 		return 0, http.ErrBodyReadAfterClose
 	}
 	n, err := t.body.Read(p)
-	if err == io.EOF {
+	if err == io.EOF && !t.closed {
 		setTrailer(&t.res.Trailer, t.body.trailers)
 		t.close()
 	}
@@ -104,23 +125,58 @@ func (t *hookedTrip) Read(p []byte) (int, error) {
 }
 
 // Close implements io.Closer. A response that was not read to its end costs the
-// connection.
+// connection. One that is being read is cut, and closed at the end of the exchange.
 func (t *hookedTrip) Close() error {
-	t.mu.Lock()
+	if !t.mu.TryLock() {
+		t.giveUp()
+		return nil
+	}
 	defer t.mu.Unlock()
 	t.close()
 	return nil
 }
 
-func (t *hookedTrip) close() {
-	if !t.closed {
-		t.closed = true
-		if t.status.code == http.StatusSwitchingProtocols {
-			t.abandon() // no HTTP connection any more
-		}
-		t.finish()
-		t.request.done()
+// giveUp ends the read that goes on.
+func (t *hookedTrip) giveUp() {
+	t.connMu.Lock()
+	defer t.connMu.Unlock()
+	if t.conn != nil {
+		t.conn.reset()
+		t.cut = true
 	}
+}
+
+// parted ends the time in which giveUp may reset the connection, and says whether it has.
+func (t *hookedTrip) parted() (cut bool) {
+	t.connMu.Lock()
+	defer t.connMu.Unlock()
+	t.conn = nil
+	return t.cut
+}
+
+func (t *hookedTrip) close() {
+	if t.closed {
+		return
+	}
+	t.closed = true
+	if t.parted() || t.status.code == http.StatusSwitchingProtocols {
+		t.abandon() // no HTTP connection any more
+	}
+	t.finish()
+	t.request.done()
+	t.h.body.revive()
+}
+
+// lend makes the engine the reader of the body; an error if somebody else is, or was.
+func (t *hookedTrip) lend() error {
+	if !t.mu.TryLock() {
+		return errContentGone
+	}
+	if t.closed && !t.body.ended() || t.body.count > 0 {
+		t.mu.Unlock()
+		return errContentGone
+	}
+	return nil
 }
 
 // upgraded is the body of a 101: the connection itself (as in net/http).
@@ -177,6 +233,9 @@ func (t *hookedTrip) overHTTP1(req *http.Request) (*http.Response, error) {
 	}
 	if err != nil || t.source != nil && t.uploaded == nil {
 		closeReplaced(req, t.h.own)
+	}
+	if src, ok := t.source.(*readerSource); ok && t.uploaded == nil {
+		src.giveBack()
 	}
 	if err != nil {
 		t.request.done()

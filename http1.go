@@ -298,7 +298,7 @@ func (x *exchange) forward() {
 	if all {
 		x.client.watch.arm()
 	} else {
-		t.source, t.content, t.stop = x.body, x.body, x.client.s.interrupt
+		t.source, t.content = x.body, x.body
 	}
 	if err = t.run(x.client.ctx); err != nil {
 		x.countUp(x.body.count)

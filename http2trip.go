@@ -99,14 +99,17 @@ func (t *hookedTrip) forHTTP2(req *http.Request) (*http.Request, *http2Upload, e
 		out.URL.Opaque = target
 	}
 	if src != nil {
-		src.direct = nil // who reads it has to hold the lock of the client's content
+		if src.direct != nil { // it is read by net/http's goroutines
+			src.giveBack()
+			src.direct, src.r = nil, forwardedBody{&h.body}
+		}
 		h.body.lent = req.Body == h.own
 	}
-	body := &http2Upload{h: h, src: src, framing: f, c: req.Body}
+	body := &http2Upload{h: h, src: src, framing: f, trailer: req.Trailer, c: req.Body}
 	if out.ContentLength = f.contentLength(); src != nil {
 		out.Body = body
 	}
-	h.flow.Request = req
+	h.sends(req)
 	return out, body, nil
 }
 
@@ -178,6 +181,7 @@ type http2Upload struct {
 	h       *hookedExchange
 	src     *readerSource
 	framing framing
+	trailer http.Header
 	rest    []byte
 	c       io.Closer
 	touched atomic.Bool
@@ -189,6 +193,9 @@ func (u *http2Upload) Read(p []byte) (n int, err error) {
 	u.touched.Store(true)
 	if len(u.rest) == 0 {
 		u.rest, err = u.src.next()
+		if err == io.EOF {
+			fillTrailer(u.trailer, u.h.req.Trailer)
+		}
 		if err == io.EOF && u.framing.kind == knownLength && u.src.sent() < u.framing.length {
 			err = errContentShort
 		}

@@ -38,8 +38,15 @@ func (t *hookedTrip) prepare(req *http.Request) error {
 	t.request.start(nil, f, h.client.p.limits.contentTime)
 	t.request.out = appendRequestLine(t.request.out, req.Method, target)
 	t.request.out = w.appendTo(t.request.out)
-	h.flow.Request = req
+	h.sends(req)
 	return t.attach(req, src)
+}
+
+// sends tells the flow which request goes out: the last one, of several.
+func (h *hookedExchange) sends(req *http.Request) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.flow.Request = req
 }
 
 // startTrip gives t what it needs of the client. Of one that speaks HTTP/2 there is nothing
@@ -58,8 +65,11 @@ func (t *hookedTrip) attach(req *http.Request, src *readerSource) error {
 	switch {
 	case src == nil:
 		return nil
-	case src.direct != nil:
+	case src.direct != nil && src.trailer == nil:
 		all, err := t.request.collect(src.direct)
+		if err != nil || all {
+			src.giveBack()
+		}
 		if err != nil {
 			return &OpError{Op: "read request", Err: err}
 		}
@@ -74,16 +84,8 @@ func (t *hookedTrip) attach(req *http.Request, src *readerSource) error {
 		src.done()
 		return err
 	}
-	t.source = src
-	if h := t.h; h.protocol == HTTP1 && !t.watch.isArmed() {
-		t.content = &t.h.body.body
-	}
-	t.stop = func() {
-		if t.client != nil {
-			t.client.interrupt()
-		}
-		t.h.closeBody(req.Body)
-	}
+	t.source, t.content = src, src.direct
+	t.stop = func() { t.h.closeBody(req.Body) }
 	return nil
 }
 
@@ -248,9 +250,9 @@ func (h *hookedExchange) passUpgrade(x *exchange, res *http.Response) error {
 	}
 	res.Body = http.NoBody // it belongs to the tunnel now
 	x.tunnel = &tunnel{route: x.route, flow: x.flow}
-	if h.last != nil && h.last.o != nil && h.last.status.code == http.StatusSwitchingProtocols {
-		x.tunnel.o = h.last.takeOrigin()
-		h.last.request.done()
+	if t := h.latest(); t != nil && t.o != nil && t.status.code == http.StatusSwitchingProtocols {
+		x.tunnel.o = t.takeOrigin()
+		t.request.done()
 	}
 	if _, own := rwc.(upgraded); !own {
 		x.tunnel.under = x.tunnel.o

@@ -38,8 +38,8 @@ type trip struct {
 	method  string
 	request sender // request.out holds the head and what content goes with it
 	source  source // content that is still to come; nil: none
-	content *body  // the client's content that source comes from, directly or not
-	stop    func() // makes a waiting source return
+	content *body  // the client's content if that is the source
+	stop    func() // makes a waiting source return, if it does not read from the client; nil: it does
 	upgrade bool   // the request asks for an upgrade
 	bound   bool   // the request carries credentials that bind its connection
 
@@ -190,8 +190,7 @@ func (t *trip) attempt() error {
 	return nil
 }
 
-// upload sends the rest of the content, then watches the client, whose reading side
-// it has had all the time.
+// upload sends the rest of the content. From then on the client is watched.
 func (t *trip) upload() {
 	err := t.sendContent()
 	t.sourceDone()
@@ -208,10 +207,10 @@ func (t *trip) upload() {
 	t.uploaded <- err
 }
 
-// watchClient goes on reading from the client when all its content was read.
+// watchClient watches the client if all its content was read here.
 func (t *trip) watchClient() {
-	if t.content != nil && t.content.ended() {
-		t.watch.lookOnce()
+	if t.content != nil && t.content.ended() && !t.stopped.Load() {
+		t.watch.arm()
 	}
 }
 
@@ -304,12 +303,18 @@ func (t *trip) join() bool {
 		return true
 	}
 	t.stopped.Store(true)
-	t.stop()
+	reads := t.client != nil && !t.watch.isArmed() // or the upload is not what reads from the client
+	if reads {
+		t.client.interrupt()
+	}
+	if t.stop != nil {
+		t.stop()
+	}
 	t.o.s.hurry(uploadGrace)
 	err := <-t.uploaded
 	t.uploaded = nil
 	t.o.s.calm()
-	if t.client != nil {
+	if reads {
 		t.client.resume()
 	}
 	return err == nil

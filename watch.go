@@ -3,7 +3,6 @@ package mitm
 import (
 	"io"
 	"sync"
-	"sync/atomic"
 	"time"
 )
 
@@ -20,8 +19,6 @@ type watch struct {
 	ended chan struct{} // a token for every run that the timer began
 
 	halfClose bool // an end does not count: a tunnel passes it on
-
-	looking atomic.Bool // an upload that is through has gone on to look
 
 	mu    sync.Mutex // a hook may send requests from several goroutines
 	armed bool
@@ -66,14 +63,6 @@ func (w *watch) disarm() {
 func (w *watch) run() {
 	defer func() { w.ended <- struct{}{} }()
 	w.look()
-}
-
-// lookOnce is look, for several goroutines of which one is enough.
-func (w *watch) lookOnce() {
-	if w.looking.CompareAndSwap(false, true) {
-		defer w.looking.Store(false)
-		w.look()
-	}
 }
 
 // look returns when it is interrupted, when the buffer is full, or when the client is

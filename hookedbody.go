@@ -1,0 +1,102 @@
+package mitm
+
+import (
+	"io"
+	"net/http"
+	"sync"
+	"sync/atomic"
+)
+
+// hookedBody is the content of the client's request as hooks read it.
+type hookedBody struct {
+	body
+	h       *hookedExchange
+	closed  atomic.Bool // whoever read it wants no more
+	mu      sync.Mutex  // of what follows, and of body; an upload that reads body itself holds it
+	lent    bool        // to net/http, which closes it when it is through
+	trailed bool        // the trailers were told
+	over    bool
+}
+
+// Read implements io.Reader.
+func (b *hookedBody) Read(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.over {
+		return 0, http.ErrBodyReadAfterClose
+	}
+	if b.h.control.expectContinue && b.count == 0 && !b.ended() {
+		if err := b.h.sayContinue(); err != nil {
+			return 0, err
+		}
+	}
+	return b.read(p)
+}
+
+func (b *hookedBody) read(p []byte) (int, error) {
+	n, err := b.body.Read(p)
+	if err == io.EOF {
+		b.tellTrailers()
+	}
+	b.watch()
+	return n, err
+}
+
+// watch watches the client from the end of its content on: nobody else reads from it then.
+func (b *hookedBody) watch() {
+	if b.ended() {
+		b.h.client.watch.arm()
+	}
+}
+
+// tellTrailers puts the trailers where hooks look for them, once: they may change them.
+func (b *hookedBody) tellTrailers() {
+	if !b.trailed {
+		b.trailed = true
+		setTrailer(&b.h.req.Trailer, b.trailers)
+	}
+}
+
+// lend makes an upload the reader of the content; false if somebody else is, or was.
+func (b *hookedBody) lend() bool {
+	if !b.mu.TryLock() {
+		return false
+	}
+	if b.over || b.count > 0 {
+		b.mu.Unlock()
+		return false
+	}
+	return true
+}
+
+// revive forgets that an upload was interrupted before it took anything.
+func (b *hookedBody) revive() {
+	if !b.mu.TryLock() {
+		return
+	}
+	defer b.mu.Unlock()
+	if b.count == 0 && b.failed() && isTimeout(b.err) {
+		b.err = nil
+	}
+}
+
+// forwardedBody is the content for a transport that reads it as it comes. Whether it is wanted is
+// for the origin to say.
+type forwardedBody struct{ *hookedBody }
+
+// Read implements io.Reader.
+func (b forwardedBody) Read(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.over {
+		return 0, http.ErrBodyReadAfterClose
+	}
+	return b.read(p)
+}
+
+// Close implements io.Closer. What was not read is read by the proxy. It does not wait for a Read,
+// and nobody takes it for one.
+func (b *hookedBody) Close() error {
+	b.closed.Store(true)
+	return nil
+}
