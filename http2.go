@@ -68,10 +68,14 @@ func (c *client) serveHTTP2() {
 	h.wait()
 }
 
-// connState is told by net/http of the end.
+// connState is told by net/http what becomes of the connection. It is active for the first time
+// when net/http knows it as HTTP/2; a Shutdown that came before that has told nobody to go.
 func (h *http2Client) connState(_ net.Conn, state http.ConnState) {
-	if state == http.StateClosed {
+	switch {
+	case state == http.StateClosed:
 		close(h.closed)
+	case state == http.StateActive && h.c.p.closing.Load():
+		h.c.closeIfIdle()
 	}
 }
 

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"example.com/mitm"
@@ -304,6 +305,67 @@ func TestHTTP2_Shutdown(t *testing.T) {
 			t.Errorf("Shutdown: %v", err)
 		}
 	})
+}
+
+// addressed is a connection that calls f when its address is asked for the nth time.
+type addressed struct {
+	net.Conn
+	n atomic.Int32
+	f func()
+}
+
+func (c *addressed) asked() {
+	if c.n.Add(-1) == 0 {
+		c.f()
+	}
+}
+
+func (c *addressed) LocalAddr() net.Addr {
+	c.asked()
+	return c.Conn.LocalAddr()
+}
+
+func (c *addressed) RemoteAddr() net.Addr {
+	c.asked()
+	return c.Conn.RemoteAddr()
+}
+
+// Shutdown is not missed when it comes while net/http begins with a connection, for which it
+// asks for the addresses several times, and does not know yet that it is HTTP/2.
+func TestHTTP2_ShutdownEarly(t *testing.T) {
+	told := 0
+	for n, reached := int32(1), true; reached; n++ {
+		synctest.Test(t, func(t *testing.T) {
+			client, server := memPipe()
+			p := new(mitm.Proxy)
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+			defer cancel()
+			ended := make(chan error, 1)
+			nc := &addressed{Conn: server, f: func() {
+				go func() { ended <- p.Shutdown(ctx) }()
+				synctest.Wait()
+			}}
+			nc.n.Store(n)
+			go p.ServeConn(t.Context(), nc)
+			c := newH2Peer(t, client, true)
+			c.until(func() bool { return c.goAway != nil || nc.n.Load() > 0 && c.settings[settingMaxStreams] > 0 })
+			if reached = nc.n.Load() <= 0; !reached {
+				client.Close()
+				p.Close()
+				return
+			}
+			c.until(func() bool { return false })
+			if err := <-ended; err != nil {
+				t.Errorf("address %d: Shutdown: %v, GOAWAY %v, %v", n, err, c.goAway, c.gone)
+			}
+			if c.goAway != nil {
+				told++
+			}
+		})
+	}
+	if told == 0 {
+		t.Error("no client was told by GOAWAY")
+	}
 }
 
 // Close cuts streams, so that they don't look complete.
