@@ -111,7 +111,8 @@ func issued(parent, child *x509.Certificate) error {
 
 // LoadCA reads an authority from PEM: one or more certificates and the private key of the
 // first. That is the one that issues; each of the others issued the one before it. The key
-// is of RSA, ECDSA or Ed25519, in PKCS #8, PKCS #1 or SEC 1, and not encrypted.
+// is of RSA, ECDSA or Ed25519, in PKCS #8, PKCS #1 or SEC 1, and not encrypted. If the
+// certificates have name constraints, leaves have none of an origin's names that these forbid.
 func LoadCA(certPEM, keyPEM []byte) (*CA, error) {
 	ca, err := loadCA(certPEM, keyPEM)
 	if err != nil {

@@ -128,8 +128,10 @@ func (n leafNames) netIPs() []net.IP {
 // errNoName is what a client gets that names nothing a certificate could be for.
 var errNoName = errors.New("no name that a certificate can be issued for")
 
-// certificate returns a certificate for names, from the cache or newly signed.
+// certificate returns a certificate for those of names that the authority may sign, from the
+// cache or newly signed. It changes names.
 func (ca *CA) certificate(names leafNames) (*tls.Certificate, error) {
+	names = ca.permitted(names)
 	return ca.leaves.get(names.key(), func() (*signedLeaf, error) { return ca.sign(names) })
 }
 
@@ -162,8 +164,11 @@ func (ca *CA) template(names leafNames, now time.Time) *x509.Certificate {
 	issuer := ca.chain[0]
 	start := latest(now, issuer.NotBefore)
 	subject := pkix.Name{CommonName: names.commonName()}
-	if subject.String() == issuer.Subject.String() {
+	switch {
+	case subject.String() == issuer.Subject.String():
 		subject = pkix.Name{} // it would look like its own issuer
+	case !ca.permitsDNS(subject.CommonName):
+		subject = pkix.Name{} // OpenSSL takes an address there for a DNS name
 	}
 	return &x509.Certificate{
 		SerialNumber:          newSerial(),

@@ -325,19 +325,6 @@ func verifyOver(t *testing.T, version uint16, leaf *tls.Certificate, root *x509.
 	return err
 }
 
-// What an embedder's authority may not issue for is refused by clients, not by the authority.
-func TestLeafNameConstraints(t *testing.T) {
-	template := authorityTemplate("root")
-	template.PermittedDNSDomains, template.PermittedDNSDomainsCritical = []string{"example.com"}, true
-	ca := load(t, newAuthority(t, template, ecdsaKey(t, elliptic.P256()), nil))
-	for name, want := range map[string]bool{"www.example.com": true, "www.example.org": false} {
-		err := verifyOver(t, tls.VersionTLS13, leafFor(t, ca, name, "", nil), ca.Certificate(), name)
-		if (err == nil) != want {
-			t.Errorf("%s: %v", name, err)
-		}
-	}
-}
-
 func BenchmarkLeaf(b *testing.B) {
 	ca := newCA(b)
 	b.ReportAllocs()
