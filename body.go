@@ -104,11 +104,22 @@ func (b *body) ready() bool {
 	if len(have) <= skip {
 		return false
 	}
-	if have = have[skip:]; have[0] == '0' {
-		return bytes.Contains(have, []byte("\r\n\r\n"))
-	}
+	have = have[skip:]
 	lf := bytes.IndexByte(have, '\n')
+	if lf > 0 && isLastChunk(have[:lf]) {
+		return bytes.Contains(have[lf-1:], []byte("\r\n\r\n"))
+	}
 	return lf >= 0 && lf+1 < len(have)
+}
+
+// isLastChunk says whether a chunk line has the size 0. One that only begins with 0 is padded:
+// whoever looked behind it for the end of the trailers would look through many chunks for each.
+func isLastChunk(line []byte) bool {
+	if line[0] != '0' {
+		return false
+	}
+	size, err := parseChunkSize(bytes.TrimSuffix(line, []byte{'\r'}))
+	return size == 0 && err == nil
 }
 
 // next implements source.

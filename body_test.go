@@ -36,6 +36,81 @@ func (c *piecewise) Read(p []byte) (int, error) {
 
 func (c *piecewise) SetReadDeadline(time.Time) error { return nil }
 
+// Content is ready if the next piece of it, or its end, is there as a whole.
+func TestBodyReady(t *testing.T) {
+	for _, tt := range []struct {
+		text string
+		want bool
+	}{
+		{"", false},
+		{"5", false},
+		{"5\r\n", false},
+		{"5\r\nh", true},
+		{"05\r\n", false},
+		{"05\r\nh", true}, // a size that begins with 0 is not that of the last chunk
+		{"0005;a=b\r\nh", true},
+		{"0", false},
+		{"0\r\n", false},
+		{"0\r\n\r", false},
+		{"0\r\n\r\n", true},
+		{"000\r\nA: b\r\n", false},
+		{"000\r\nA: b\r\n\r\n", true},
+		{"0;a=b\r\nA: b\r\n", false},
+		{"0;a=b\r\nA: b\r\n\r\n", true},
+	} {
+		for _, before := range []string{"", "1\r\nx\r\n"} {
+			s := newStream(&piecewise{text: before + tt.text})
+			var b body
+			b.start(s, &control{framing: framing{kind: chunked}}, time.Minute, headLimits{bytes: 100, fields: 3})
+			s.fill(bufferSize)
+			if before != "" {
+				b.next()
+			}
+			if got := b.ready(); got != tt.want {
+				t.Errorf("%q after %q: ready %v, want %v", tt.text, before, got, tt.want)
+			}
+			s.drop()
+		}
+	}
+}
+
+// written counts the writes to a connection from which text arrives.
+type written struct {
+	piecewise
+	writes int
+}
+
+func (c *written) Write(p []byte) (int, error) {
+	c.writes++
+	return len(p), nil
+}
+
+func (c *written) SetWriteDeadline(time.Time) error { return nil }
+
+// Small chunks go on together, however their sizes are spelled.
+func TestPaddedChunksTogether(t *testing.T) {
+	writes := map[string]int{}
+	for _, chunk := range []string{"1\r\na\r\n", "1;\r\na\r\n", "01\r\na\r\n", "0001\r\na\r\n"} {
+		conn := &written{piecewise: piecewise{text: strings.Repeat(chunk, 10000) + "0\r\n\r\n"}}
+		s := newStream(conn)
+		var b body
+		var w sender
+		b.start(s, &control{framing: framing{kind: chunked}}, time.Minute, headLimits{bytes: 100, fields: 3})
+		w.start(s, b.framing, time.Minute)
+		if err := w.send(&b); err != nil || b.count != 10000 {
+			t.Errorf("%q: %d bytes, %v", chunk, b.count, err)
+		}
+		w.done()
+		s.drop()
+		writes[chunk] = conn.writes
+	}
+	for chunk, n := range writes {
+		if plain := writes["1\r\na\r\n"]; n > 2*plain {
+			t.Errorf("%q: %d writes, and %d of chunks without padding", chunk, n, plain)
+		}
+	}
+}
+
 // readBody reads text as content framed by f and returns what it holds, the trailer
 // fields, and what is left on the stream.
 func readBody(t *testing.T, text string, f framing, names string, sizes ...byte) (content, trailers, rest string, err error) {
