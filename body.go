@@ -42,6 +42,7 @@ type body struct {
 	src *stream
 	framing
 	idle  time.Duration // how long a read may take
+	by    time.Time     // when it has to be over, see drain; zero: idle counts
 	limit headLimits    // of the trailer section
 	names []byte        // fields that must not go on, see control
 
@@ -173,7 +174,11 @@ func (b *body) took(n int64) {
 // fill reads more. Where the end of the connection is not the end of the content, it
 // comes too early for whoever needs more.
 func (b *body) fill() error {
-	b.src.readWithin(b.idle)
+	within := b.idle
+	if !b.by.IsZero() {
+		within = max(time.Until(b.by), 1) // 0 would be for ever
+	}
+	b.src.readWithin(within)
 	err := b.src.fill(bufferSize)
 	if err == io.EOF && (b.kind != closeFramed || b.src.endedOpen()) {
 		err = io.ErrUnexpectedEOF
@@ -286,17 +291,21 @@ func (b *body) readTrailers() error {
 	}
 }
 
-// drain reads the rest of the content if that is little.
+// drain reads the rest of the content if that is little and on its way already: a client may
+// want an answer before it sends the rest. What did not come in time is not read any more.
 func (b *body) drain() {
 	const most = 256 << 10
+	if b.ended() || b.kind == knownLength && b.left > most {
+		return
+	}
+	b.by = time.Now().Add(uploadGrace)
 	for start := b.count; b.count-start < most; {
-		if b.kind == knownLength && b.left > most {
-			return
-		}
 		if _, err := b.next(); err != nil {
-			return
+			break
 		}
 	}
+	b.by = time.Time{}
+	b.src.readWithin(0)
 }
 
 // Read implements io.Reader, for hooks.

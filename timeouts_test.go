@@ -1,6 +1,7 @@
 package mitm_test
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -107,6 +108,83 @@ func TestTimeout_Upload(t *testing.T) {
 		}
 		c.closed()
 	})
+}
+
+// answeringHere has a proxy that answers by itself, for every reason that it may have.
+func answeringHere() map[int]*mitm.Proxy {
+	answer := func(status int, err error) []mitm.Hook {
+		return []mitm.Hook{mitm.OnRequest(func(*http.Request) (*http.Response, error) {
+			if err != nil {
+				return nil, err
+			}
+			return text(status, "no"), nil
+		})}
+	}
+	return map[int]*mitm.Proxy{
+		401: {Hooks: answer(401, nil)},
+		403: {Hooks: []mitm.Hook{rejects}},
+		407: {Mode: mitm.Explicit{Authenticate: mitm.Passwords(map[string]string{"user": "pass"})}},
+		502: {Hooks: answer(0, errors.New("no"))},
+	}
+}
+
+// An answer of the proxy's own does not wait for an upload whose client may be waiting for the
+// answer, even if bytes of it keep coming. Then the connection can't go on.
+func TestTimeout_RefusedUpload(t *testing.T) {
+	for name, upload := range map[string][2]string{
+		"length":  {headTo("origin.test", "POST", "/", "Content-Length: 1000") + "part", "xx"},
+		"chunked": {headTo("origin.test", "POST", "/", "Transfer-Encoding: chunked") + "4\r\npart\r\n", "2\r\nxx\r\n"},
+		"line":    {headTo("origin.test", "POST", "/", "Transfer-Encoding: chunked") + "4\r\npart\r\n", "00"},
+		"trailer": {headTo("origin.test", "POST", "/", "Transfer-Encoding: chunked") + "0\r\n", "A: b\r\n"},
+		"silent":  {headTo("origin.test", "POST", "/", "Content-Length: 10") + "part", ""},
+	} {
+		for status, p := range answeringHere() {
+			t.Run(fmt.Sprint(name, status), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					c, start := inMemory(t, p, neverAsked), time.Now()
+					c.send(upload[0])
+					dripped := make(chan struct{})
+					go func() {
+						defer close(dripped)
+						for upload[1] != "" && time.Since(start) < 5*time.Second {
+							time.Sleep(50 * time.Millisecond)
+							io.WriteString(c.Conn, upload[1])
+						}
+					}()
+					if res, _ := c.response("POST"); res.StatusCode != status || !res.Close {
+						t.Errorf("%s, close %v", res.Status, res.Close)
+					}
+					if d := time.Since(start); d > time.Second {
+						t.Errorf("answered after %v", d)
+					}
+					c.closed()
+					<-dripped
+				})
+			})
+		}
+	}
+}
+
+// A small upload that is on its way already does not cost the connection.
+func TestTimeout_RefusedUploadKept(t *testing.T) {
+	for status, p := range answeringHere() {
+		t.Run(fmt.Sprint(status), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				c := inMemory(t, p, neverAsked)
+				for range 3 {
+					c.send(headTo("origin.test", "POST", "/", "Transfer-Encoding: chunked"))
+					for _, piece := range []string{"4\r\npart\r\n", "0\r\nA: b", "\r\n\r\n"} {
+						time.Sleep(20 * time.Millisecond)
+						c.send(piece)
+					}
+					if res, _ := c.response("POST"); res.StatusCode != status || res.Close {
+						t.Fatalf("%s, close %v", res.Status, res.Close)
+					}
+					time.Sleep(time.Second) // the time for what was left does not count for the next request
+				}
+			})
+		})
+	}
 }
 
 // A response that stands still is cut where it stands; one that trickles is not.
