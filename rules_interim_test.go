@@ -50,6 +50,48 @@ func TestR34_Upgrade(t *testing.T) {
 	})
 }
 
+// The tunnel begins behind the request's content. A 101 that does not wait for its end is none:
+// the connection can be neither a tunnel yet nor go on with the upload.
+func TestR34_UpgradeWithContent(t *testing.T) {
+	const switching = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n"
+	eachEngine(t, func(t *testing.T, p *mitm.Proxy) {
+		proxy := start(t, p)
+		for field, content := range map[string]string{"Content-Length: 2": "ab", "Transfer-Encoding: chunked": "2\r\nab\r\n0\r\n\r\n"} {
+			for _, early := range []bool{false, true} {
+				began, ended := make(chan bool), make(chan bool)
+				addr := origin(t, func(c *peer) {
+					defer close(ended)
+					c.tryHead()
+					close(began)
+					if !early {
+						c.read(len(content))
+					}
+					c.send(switching)
+					io.Copy(c.Conn, c.r)
+				})
+				c := dial(t, proxy)
+				c.send(headTo(addr, "POST", "/", upgradeFields, field) + content[:1])
+				<-began
+				if early {
+					if res, _ := c.response("POST"); res.StatusCode != 502 || !res.Close {
+						t.Errorf("%s, early: %s, close %v", field, res.Status, res.Close)
+					}
+					<-ended
+					continue
+				}
+				c.send(content[1:] + "tunnel")
+				if got := c.head(); got != switching {
+					t.Fatalf("%s: response %q", field, got)
+				}
+				c.send("led")
+				if got := c.read(len("tunnelled")); got != "tunnelled" {
+					t.Errorf("%s: echo %q", field, got)
+				}
+			}
+		}
+	})
+}
+
 // A refused upgrade is an answer like any other.
 func TestR34_UpgradeRefused(t *testing.T) {
 	eachEngine(t, func(t *testing.T, p *mitm.Proxy) {

@@ -255,7 +255,7 @@ func (t *trip) readResponse() error {
 		if err := t.readHead(); err != nil {
 			return err
 		}
-		if t.status.code == 101 && !t.upgrade {
+		if t.status.code == 101 && (!t.upgrade || !t.join()) { // a tunnel begins behind the content
 			return errUpgrade
 		}
 		if t.status.code/100 != 1 || t.status.code == 101 {
@@ -381,9 +381,8 @@ func (t *trip) keep() {
 	}
 }
 
-// takeOrigin hands the connection over to a relay after a 101.
+// takeOrigin hands the connection over to a relay after a 101, which ended the upload.
 func (t *trip) takeOrigin() *origin {
-	t.join()
 	t.unwatch()
 	o := t.o
 	t.o = nil
