@@ -13,6 +13,8 @@ const (
 	// in dialling, which costs far more than an idle connection.
 	maxIdlePerOrigin = 1024
 	maxIdleOrigins   = 2048
+	// maxPoolKeys is twice what connections need, so that keys without any are looked for seldom.
+	maxPoolKeys = 2 * maxIdleOrigins
 )
 
 // originKey is everything that makes origin connections interchangeable.
@@ -144,6 +146,9 @@ func (p *pool) push(o *origin) bool {
 	if p.idle == nil {
 		p.idle = map[originKey][]*origin{}
 	}
+	if len(p.idle) >= maxPoolKeys {
+		p.forget()
+	}
 	p.idle[o.key] = append(p.idle[o.key], o)
 	p.count++
 	o.idleSince = time.Now()
@@ -151,6 +156,16 @@ func (p *pool) push(o *origin) bool {
 		p.reaper = time.AfterFunc(p.keep, p.reap)
 	}
 	return true
+}
+
+// forget drops the keys that have no connections. One whose last connection is in use stays at
+// first, with the memory for its list: the connection will come back.
+func (p *pool) forget() {
+	for key, list := range p.idle {
+		if len(list) == 0 {
+			delete(p.idle, key)
+		}
+	}
 }
 
 // reap closes what was idle for too long and comes again as long as there is more. Closing
