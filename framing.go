@@ -16,6 +16,7 @@ var (
 	errTEInHTTP10     = errors.New("Transfer-Encoding in an HTTP/1.0 message (RFC 9112, section 6.1)")
 	errHostCount      = errors.New("request needs exactly one Host field (RFC 9112, section 3.2)")
 	errHostValue      = errors.New("invalid Host field (RFC 9112, section 3.2)")
+	errManyNames      = errors.New("Connection names too many fields (RFC 9110, section 7.6.1)")
 	errMaxForwards    = errors.New("invalid Max-Forwards (RFC 9110, section 7.6.2)")
 )
 
@@ -40,8 +41,12 @@ func (f framing) empty() bool {
 	return f.kind == noContent || f.kind == knownLength && f.length == 0
 }
 
-// maxNames bounds the list of fields that Connection names: each field is looked up in it.
-const maxNames = 1 << 10
+// What Connection names has a limit, since each field is looked up there: in bytes, which is
+// enough for the longest names, and in number.
+const (
+	maxNamesBytes = 1 << 10
+	maxNames      = 64
+)
 
 // control is what the fields of a message say about the message itself and about the
 // connection that it came on, as opposed to its recipient.
@@ -91,8 +96,8 @@ func (c *control) read(fields []field) error {
 		}
 	}
 	c.upgrade = c.upgrade && upgradable
-	if len(c.names) > maxNames {
-		return errTooManyFields
+	if len(c.names) > maxNamesBytes || bytes.Count(c.names, []byte{','}) > maxNames {
+		return errManyNames
 	}
 	return nil
 }
@@ -139,12 +144,14 @@ func named(names []byte, f *field) bool {
 	case hostField, contentLengthField, transferEncodingField, connectionField, upgradeField, teField:
 		return false
 	}
-	found := false
-	tokens(names, func(token []byte) bool {
-		found = bytes.EqualFold(token, f.name)
-		return !found
-	})
-	return found
+	for len(names) > 0 { // without blanks, see readConnection
+		var name []byte
+		name, names, _ = bytes.Cut(names, []byte{','})
+		if len(name) == len(f.name) && bytes.EqualFold(name, f.name) {
+			return true
+		}
+	}
+	return false
 }
 
 // readLength accepts a list of equal numbers (RFC 9110, section 8.6).

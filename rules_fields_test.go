@@ -137,6 +137,29 @@ func TestR30_EveryConnectionLine(t *testing.T) {
 	})
 }
 
+// Connection can't name so much that it is costly to look each field up in it.
+func TestR30_ManyNames(t *testing.T) {
+	const most = 64
+	names := func(n int) string {
+		return "Connection: " + strings.Repeat("a, ", n/2) + "\r\nConnection:" + strings.Repeat("B,", n-n/2) + "\r\n"
+	}
+	fieldTable(t, [][2]string{{names(most) + "A: 1\r\nb: 2\r\nC: 3\r\n", "C: 3\r\n"}})
+	long := "Connection: " + strings.Repeat("x", 2000) + "\r\n"
+	refusedTable(t, 400, []string{
+		"GET http://o.test/ HTTP/1.1\r\nHost: o.test\r\n" + names(most+1) + "\r\n",
+		"GET http://o.test/ HTTP/1.1\r\nHost: o.test\r\n" + long + "\r\n",
+	})
+	eachEngine(t, func(t *testing.T, p *mitm.Proxy) {
+		proxy := start(t, p)
+		for fields, status := range map[string]int{names(most): 200, names(most + 1): 502, long: 502} {
+			addr, _ := answering(t, "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n"+fields+"\r\n")
+			c := dial(t, proxy)
+			c.send(headTo(addr, "GET", "/"))
+			c.wantStatus(status)
+		}
+	})
+}
+
 func TestR30_ProtectedFields(t *testing.T) {
 	requestTable(t, [][2]string{
 		{
