@@ -194,11 +194,11 @@ func (b *body) nextChunk() error {
 			return cmp.Or(err, errChunkEnd)
 		}
 	}
-	b.inChunks = true
 	line, err := b.line()
 	if err != nil {
 		return err
 	}
+	b.inChunks = true
 	if b.left, err = parseChunkSize(line); err != nil {
 		return err
 	}

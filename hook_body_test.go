@@ -252,3 +252,18 @@ func TestHookRemovesContent(t *testing.T) {
 		}
 	}
 }
+
+// The content of the request may be that of the response.
+func TestHookEchoes(t *testing.T) {
+	proxy := start(t, &mitm.Proxy{Hooks: []mitm.Hook{mitm.OnRequest(func(req *http.Request) (*http.Response, error) {
+		return &http.Response{StatusCode: 200, ContentLength: -1, Body: req.Body}, nil
+	})}})
+	for _, size := range []int{1, 1 << 20} {
+		content := strings.Repeat("x", size)
+		c := dial(t, proxy)
+		go io.WriteString(c.Conn, fmt.Sprintf("POST http://origin.test/ HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%s", size, content))
+		if res, body := c.response("POST"); res.StatusCode != 200 || body != content {
+			t.Errorf("%s: %d bytes, want %d", res.Status, len(body), size)
+		}
+	}
+}

@@ -237,3 +237,14 @@ func closedPort(t *testing.T) string {
 	defer l.Close()
 	return l.Addr().String()
 }
+
+// An upgrade that a hook makes begins behind the content, so it needs all of that.
+func TestHookUpgradesTooEarly(t *testing.T) {
+	c := dial(t, start(t, &mitm.Proxy{Hooks: []mitm.Hook{mitm.OnRequest(func(*http.Request) (*http.Response, error) {
+		near, far := net.Pipe()
+		go func() { io.Copy(far, far) }()
+		return &http.Response{StatusCode: 101, Header: http.Header{"Connection": {"Upgrade"}, "Upgrade": {"x"}}, Body: near}, nil
+	})}}))
+	c.send("POST http://origin.test/ HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: x\r\nContent-Length: 3\r\n\r\nab")
+	c.wantStatus(502)
+}

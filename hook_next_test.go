@@ -239,13 +239,15 @@ func TestHookReadsAfterNext(t *testing.T) {
 				proxy.Dial = func(context.Context, string, string) (net.Conn, error) { return nil, syscall.ECONNREFUSED }
 			}
 			c := dial(t, start(t, proxy))
-			c.send("POST http://" + addr + "/ HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 3\r\n\r\n")
-			if head := c.head(); head != "HTTP/1.1 100 Continue\r\n\r\n" {
-				t.Fatalf("%q", head)
-			}
-			c.send("abc")
-			if res, body := c.response("POST"); res.StatusCode != 200 || body != "abc" {
-				t.Errorf("%s: %q", res.Status, body)
+			for framing, content := range map[string]string{"Content-Length: 3": "abc", "Transfer-Encoding: chunked": "3\r\nabc\r\n0\r\n\r\n"} {
+				c.send("POST http://" + addr + "/ HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\n" + framing + "\r\n\r\n")
+				if head := c.head(); head != "HTTP/1.1 100 Continue\r\n\r\n" {
+					t.Fatalf("%q", head)
+				}
+				c.send(content)
+				if res, body := c.response("POST"); res.StatusCode != 200 || body != "abc" {
+					t.Errorf("%s: %q", res.Status, body)
+				}
 			}
 		})
 	}

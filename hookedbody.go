@@ -69,13 +69,15 @@ func (b *hookedBody) lend() bool {
 	return true
 }
 
-// revive forgets that an upload was interrupted before it took anything.
+// revive forgets that an upload was interrupted before it took anything. Behind the beginning of the
+// trailers nothing can be taken up again.
 func (b *hookedBody) revive() {
 	if !b.mu.TryLock() {
 		return
 	}
 	defer b.mu.Unlock()
-	if b.count == 0 && b.failed() && isTimeout(b.err) {
+	inTrailers := b.inChunks && b.left == 0
+	if b.count == 0 && !inTrailers && b.failed() && isTimeout(b.err) {
 		b.err = nil
 	}
 }

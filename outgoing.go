@@ -237,7 +237,8 @@ func reasonOf(res *http.Response) (string, error) {
 func (h *hookedExchange) passUpgrade(x *exchange, res *http.Response) error {
 	w, err := h.responseRewrite(res)
 	rwc, ok := res.Body.(io.ReadWriteCloser)
-	if err != nil || !ok || !h.control.upgrade || h.minor == 0 { // a client that did not ask gets none
+	// A client that did not ask gets none, and what is left of its content is no tunnel.
+	if err != nil || !ok || !h.control.upgrade || h.minor == 0 || h.unread() {
 		return &OpError{Op: "hook", Err: cmp.Or(err, errUpgrade)}
 	}
 	x.client.watch.disarm()
