@@ -135,3 +135,32 @@ func TestHTTP2_HookReplaces(t *testing.T) {
 		c.want(c.get(":path", "/good"), "200")
 	})
 }
+
+// Trailers come through though a hook copies the request and wraps the content of both messages.
+func TestHTTP2_TrailersOfCopies(t *testing.T) {
+	for version := 1; version <= 2; version++ {
+		addr, roots := handlerOrigin(t, version, func(w http.ResponseWriter, req *http.Request) {
+			io.Copy(io.Discard, req.Body)
+			w.(http.Flusher).Flush() // in HTTP/1 that makes chunks, which trailers need
+			io.WriteString(w, "ok")
+			w.Header().Set(http.TrailerPrefix+"Grpc-Status", req.Trailer.Get("X-Sum"))
+		})
+		c := intercept(t, &mitm.Proxy{Hooks: []mitm.Hook{
+			wrapping(func(next http.RoundTripper, req *http.Request) (*http.Response, error) {
+				copied := req.Clone(req.Context())
+				copied.Body = struct{ io.ReadCloser }{req.Body}
+				res, err := next.RoundTrip(copied)
+				if err == nil {
+					res.Body = struct{ io.ReadCloser }{res.Body}
+				}
+				return res, err
+			}),
+		}}, addr, roots).h2()
+		s := c.begin(false, ":method", "POST", "trailer", "x-sum")
+		c.data(s.id, false, "abc")
+		c.headers(s.id, true, "x-sum", "7")
+		if c.want(s, "200"); valueOf(s.trailer, "grpc-status") != "7" {
+			t.Errorf("HTTP/%d: trailers %v", version, s.trailer)
+		}
+	}
+}
