@@ -103,6 +103,20 @@ func offer(protocols []string) []string {
 	return protocols
 }
 
+// otherHTTP returns the version of HTTP that an origin was not offered, "" if it was offered both or
+// something else.
+func otherHTTP(offered []string) string {
+	switch {
+	case len(offered) != 1:
+		return ""
+	case offered[0] == protoHTTP1:
+		return protoHTTP2
+	case offered[0] == protoHTTP2:
+		return protoHTTP1
+	}
+	return ""
+}
+
 // answer returns the protocol for a client that offered some: the one that the origin chose
 // if that is known, else one that the proxy reads.
 func (c choice) answer(offered []string, known bool) string {

@@ -228,6 +228,20 @@ func (e *earlyDial) take() (*origin, error) {
 	return e.o, nil
 }
 
+// takeHTTP is take for a request, which may be one of many: what is taken ends with the client no
+// more. It returns nothing if the origin was offered HTTP/2 alone and refused that: who asks may
+// have more to offer.
+func (e *earlyDial) takeHTTP() (*origin, error) {
+	o, err := e.take()
+	if isNoProtocol(err) && e.key.alpn == protoHTTP2 {
+		return nil, nil
+	}
+	if o != nil {
+		e.origins.detach(o)
+	}
+	return o, err
+}
+
 // close ends a connection that nobody took.
 func (e *earlyDial) close() {
 	if o := e.leftover(); o != nil {

@@ -25,8 +25,13 @@ type interception struct {
 
 // intercept starts p with a CA. Whatever is dialled is the origin at addr.
 func intercept(t *testing.T, p *mitm.Proxy, addr string, originRoots *x509.CertPool) *interception {
+	return interceptBy(t, p, dialTo(addr), originRoots)
+}
+
+// interceptBy is intercept for an origin that dialer connects to.
+func interceptBy(t *testing.T, p *mitm.Proxy, dialer mitm.DialFunc, originRoots *x509.CertPool) *interception {
 	i := newInterception(t, p, originRoots)
-	p.Dial = dialTo(addr)
+	p.Dial = dialer
 	proxy := start(t, p)
 	i.open = func() net.Conn { return dial(t, proxy).Conn }
 	return i

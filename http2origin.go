@@ -133,8 +133,7 @@ func (hs *http2Origins) reserve(key originKey) (*http2Origin, *http2Dial, error)
 	return nil, hs.dialing[key], nil
 }
 
-// dial opens a connection, or takes the one that was dialled for the client early. That may have
-// waited for long, and be closed meanwhile.
+// dial opens a connection, or takes the one that was dialled for the client early.
 func (hs *http2Origins) dial(ctx context.Context, r *route, os *origins) (c *http2Origin, o *origin, err error) {
 	defer func() {
 		failed := err
@@ -144,21 +143,31 @@ func (hs *http2Origins) dial(ctx context.Context, r *route, os *origins) (c *htt
 		hs.dialed(r.key, failed)
 	}()
 	if early := r.takeEarly(); early != nil {
-		if o, err = early.take(); err != nil {
-			return nil, nil, err
-		}
-		early.origins.detach(o)
-		if c, o, err = hs.use(o, r.key, os); c != nil {
-			c.reused.Store(true)
-		}
-		if err == nil {
-			return c, o, nil
+		if c, o, err = hs.useEarly(early, r.key, os); c != nil || o != nil || err != nil {
+			return c, o, err
 		}
 	}
 	if o, err = os.dialer.open(ctx, r.key, r.conn); err != nil {
 		return nil, nil, err
 	}
 	return hs.use(o, r.key, os)
+}
+
+// useEarly is use for a connection that was dialled early. That may have waited for long, and be
+// closed meanwhile, or be of no use otherwise: then it returns nothing.
+func (hs *http2Origins) useEarly(early *earlyDial, key originKey, os *origins) (*http2Origin, *origin, error) {
+	o, err := early.takeHTTP()
+	if o == nil {
+		return nil, nil, err
+	}
+	c, o, err := hs.use(o, key, os)
+	if err != nil {
+		return nil, nil, nil
+	}
+	if c != nil {
+		c.reused.Store(true)
+	}
+	return c, o, nil
 }
 
 // use begins HTTP/2 on o if that is what it speaks.

@@ -154,7 +154,7 @@ func (op *opening) negotiate(offered []string) string {
 	known, ok := c.p.choices.get(r.key)
 	if ok {
 		op.mirror = known
-		op.insist(known)
+		op.insist(known.protocol)
 		return known.answer(offered, true)
 	}
 	if !op.early.begun() {
@@ -165,8 +165,7 @@ func (op *opening) negotiate(offered []string) string {
 	}
 	asked := r.key // by the client: the origin may be asked otherwise
 	o := op.awaitOrigin()
-	if _, err := op.early.get(); isNoProtocol(err) && slices.Contains(offered, protoHTTP1) {
-		op.insist(choice{protocol: protoHTTP2})
+	if _, err := op.early.get(); isNoProtocol(err) && op.insist(otherHTTP(offered)) {
 		op.early.begin(nil, nil)
 		o = op.awaitOrigin()
 	}
@@ -184,16 +183,21 @@ func (op *opening) awaitOrigin() *origin {
 	return op.early.wait(connectWait, originWait)
 }
 
-// insist makes the origin be offered HTTP/2 alone if that is all it speaks, whatever the
-// client does: the one is made of the other.
-func (op *opening) insist(known choice) {
+// insist makes the origin be offered the version of HTTP that it insists on, which is not the
+// client's: the one is made of the other. It returns false if that is offered already.
+func (op *opening) insist(protocol string) bool {
 	r := op.route
-	if known.protocol != protoHTTP2 || strings.Contains(r.key.alpn, protoHTTP2) {
-		return
+	switch offered := r.key.alpn; {
+	case protocol == protoHTTP2 && !strings.Contains(offered, protoHTTP2):
+		r.key.alpn = protoHTTP2
+	case protocol == protoHTTP1 && offered == protoHTTP2:
+		r.key = r.key.forHTTP(HTTP2) // as for the requests that are to come
+	default:
+		return false
 	}
 	op.early.close()
-	r.key.alpn = protoHTTP2
 	op.early = newEarlyDial(op.c.ctx, &op.c.origins, r.key, r.conn)
+	return true
 }
 
 // certificate implements helloHandler. A resumed handshake needs none.

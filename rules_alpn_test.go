@@ -1,6 +1,7 @@
 package mitm_test
 
 import (
+	"context"
 	"crypto/tls"
 	"fmt"
 	"io"
@@ -8,6 +9,7 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"example.com/mitm"
@@ -65,4 +67,42 @@ func TestR47_OriginInsistsOnHTTP2(t *testing.T) {
 			nc.Close()
 		}
 	})
+}
+
+// A client that speaks HTTP/2 and nothing else reaches an origin that refuses that, from its first
+// request on, also if the origin refuses only after the client was told what it speaks. If it was
+// in time it is not offered HTTP/2 alone again.
+func TestR47_OriginInsistsOnHTTP1(t *testing.T) {
+	const clients, each = 3, 2
+	for _, late := range []bool{false, true} {
+		t.Run(fmt.Sprintf("late %v", late), func(t *testing.T) {
+			eachEngine(t, func(t *testing.T, p *mitm.Proxy) {
+				addr, roots := tlsOrigin(t, &tls.Config{NextProtos: []string{"http/1.1"}}, func(tc *tls.Conn) {
+					answerTLS(tc, "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 0\r\n\r\n")
+				}, nil)
+				told := make(chan struct{})
+				if !late {
+					close(told)
+				}
+				var dials atomic.Int32
+				i := interceptBy(t, p, func(ctx context.Context, network, _ string) (net.Conn, error) {
+					dials.Add(1)
+					<-told
+					return dialTo(addr)(ctx, network, "")
+				}, roots)
+				for client := range clients {
+					c := i.h2()
+					if late && client == 0 {
+						close(told)
+					}
+					for range each {
+						c.want(c.get(), "200")
+					}
+				}
+				if n := dials.Load(); !late && n != 1+clients*each {
+					t.Errorf("%d dials for %d requests, want one more", n, clients*each)
+				}
+			})
+		})
+	}
 }

@@ -143,8 +143,11 @@ func (t *trip) reserved() *origin {
 	if early == nil {
 		return nil
 	}
-	o, err := early.take()
-	if t.earlyErr = err; o != nil && o.s.pending() { // closed meanwhile, or not HTTP after all
+	o, err := early.takeHTTP()
+	if t.earlyErr = err; o == nil || t.origins.attach(o) != nil {
+		return nil
+	}
+	if o.s.pending() { // closed meanwhile, or not HTTP after all
 		t.origins.close(o)
 		return nil
 	}
