@@ -28,8 +28,21 @@ type choice struct {
 type choices struct {
 	mu     sync.Mutex
 	byKey  map[originKey]choice
-	misses map[originKey]time.Time
+	misses keyTimes
+	http1  keyTimes // of servers that were offered HTTP/2 and did not choose it
 }
+
+// keyTimes says until when something is believed of a server.
+type keyTimes map[originKey]time.Time
+
+func (m *keyTimes) put(key originKey, life time.Duration) {
+	if *m == nil || len(*m) >= maxChoices {
+		*m = keyTimes{}
+	}
+	(*m)[key] = time.Now().Add(life)
+}
+
+func (m keyTimes) has(key originKey) bool { return time.Now().Before(m[key]) }
 
 // miss notes that a server did not answer in time, missed says whether that was so lately.
 func (cs *choices) miss(key originKey) {
@@ -38,16 +51,13 @@ func (cs *choices) miss(key originKey) {
 	}
 	cs.mu.Lock()
 	defer cs.mu.Unlock()
-	if cs.misses == nil || len(cs.misses) >= maxChoices {
-		cs.misses = map[originKey]time.Time{}
-	}
-	cs.misses[key] = time.Now().Add(missLife)
+	cs.misses.put(key, missLife)
 }
 
 func (cs *choices) missed(key originKey) bool {
 	cs.mu.Lock()
 	defer cs.mu.Unlock()
-	return time.Now().Before(cs.misses[key])
+	return cs.misses.has(key)
 }
 
 func (cs *choices) get(key originKey) (c choice, ok bool) {
@@ -64,6 +74,22 @@ func (cs *choices) speaksHTTP(key originKey) bool {
 	return ok
 }
 
+// onlyHTTP1 says whether a server that is asked for HTTP by key will speak HTTP/1. Unlike what get
+// returns that includes a server without ALPN: inside TLS that may speak first, and something
+// else, but not to a client that has begun with a request.
+func (cs *choices) onlyHTTP1(key originKey) bool {
+	cs.mu.Lock()
+	defer cs.mu.Unlock()
+	return cs.http1.has(key)
+}
+
+// forgetHTTP1 has a server asked again.
+func (cs *choices) forgetHTTP1(key originKey) {
+	cs.mu.Lock()
+	defer cs.mu.Unlock()
+	delete(cs.http1, key)
+}
+
 // put remembers what o chose. A later client's handshake may then do without an origin.
 func (cs *choices) put(key originKey, o *origin) choice {
 	c := choice{protocol: o.state.NegotiatedProtocol, until: time.Now().Add(choiceLife)}
@@ -75,8 +101,16 @@ func (cs *choices) put(key originKey, o *origin) choice {
 	if cs.byKey == nil || len(cs.byKey) >= maxChoices {
 		cs.byKey = map[originKey]choice{}
 	}
-	if isHTTP(c.protocol) && !key.isLong() {
+	if key.isLong() {
+		return c
+	}
+	if isHTTP(c.protocol) {
 		cs.byKey[key], cs.byKey[key.socket()] = c, c
+	}
+	if asked := key.forHTTP(HTTP2); c.protocol == protoHTTP2 {
+		delete(cs.http1, asked)
+	} else if key.mayHTTP2() {
+		cs.http1.put(asked, choiceLife)
 	}
 	return c
 }

@@ -222,14 +222,14 @@ func (h *hookedExchange) RoundTrip(req *http.Request) (*http.Response, error) {
 
 // overHTTP1 sends req on a connection that it has for itself.
 func (t *hookedTrip) overHTTP1(req *http.Request) (*http.Response, error) {
-	if t.given != nil { // it might have spoken HTTP/2
-		t.route = t.route.for1()
-	}
 	err := t.prepare(req)
 	if err != nil {
 		err = asOpError(err)
 	} else if err = t.run(req.Context()); err != nil {
 		err = t.cause(req.Context(), err)
+	}
+	if isNoProtocol(err) { // it speaks HTTP/2 by now; the next request finds out
+		t.h.client.p.choices.forgetHTTP1(t.route.key)
 	}
 	if err != nil || t.source != nil && t.uploaded == nil {
 		closeReplaced(req, t.h.own)

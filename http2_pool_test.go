@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
@@ -48,6 +49,135 @@ func TestHTTP2Origin_TurnsToHTTP1(t *testing.T) {
 	}
 	if log.count() > 0 {
 		t.Error("something panicked")
+	}
+}
+
+// So does one that begins to speak HTTP/2, and nothing else.
+func TestHTTP2Origin_TurnsToHTTP2(t *testing.T) {
+	cert, roots := exampleCert()
+	with := func(protocols ...string) *tls.Config {
+		return &tls.Config{Certificates: []tls.Certificate{cert}, NextProtos: protocols}
+	}
+	var conns atomic.Int32
+	http2 := onlyHTTP2(with("h2"))
+	config := &tls.Config{GetConfigForClient: func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
+		if conns.Add(1) == 1 {
+			return with(), nil
+		}
+		return http2.GetConfigForClient(hello)
+	}}
+	addr, _ := tlsOrigin(t, config, func(tc *tls.Conn) {
+		if tc.ConnectionState().NegotiatedProtocol == "" {
+			answerTLS(tc, "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 0\r\n\r\n")
+			return
+		}
+		c := newH2Peer(t, tc, false)
+		c.answer(c.accept(), "ok")
+		c.accept()
+	}, nil)
+	c := intercept(t, new(mitm.Proxy), addr, roots).h2()
+	for _, want := range []string{"200", "502", "200"} {
+		c.want(c.get(), want)
+	}
+}
+
+// http1Answers is an origin that speaks HTTP/1.1 and answers every request; protocols are those of
+// its ALPN, if it has that. It counts the connections whose handshake succeeds.
+func http1Answers(t *testing.T, protocols ...string) (addr string, roots *x509.CertPool, conns *atomic.Int32) {
+	conns = new(atomic.Int32)
+	addr, roots = tlsOrigin(t, &tls.Config{NextProtos: protocols}, func(tc *tls.Conn) {
+		conns.Add(1)
+		c := newPeer(t, tc)
+		for _, err := c.tryHead(); err == nil; _, err = c.tryHead() {
+			c.send(ok200)
+		}
+	}, nil)
+	return addr, roots, conns
+}
+
+// Requests that come by HTTP/2, one after the other, share a connection to an origin of HTTP/1.
+func TestHTTP2Origin_ReusesHTTP1(t *testing.T) {
+	for name, protocols := range map[string][]string{"no ALPN": nil, "ALPN": {"http/1.1"}} {
+		t.Run(name, func(t *testing.T) {
+			eachEngine(t, func(t *testing.T, p *mitm.Proxy) {
+				addr, roots, conns := http1Answers(t, protocols...)
+				c := intercept(t, p, addr, roots).h2()
+				for range 10 {
+					c.want(c.get(), "200")
+				}
+				if n := conns.Load(); n != 1 {
+					t.Errorf("%d connections", n)
+				}
+			})
+		})
+	}
+}
+
+// Credentials that authenticate a connection leave it to its client, who gets it again.
+func TestHTTP2Origin_BoundHTTP1(t *testing.T) {
+	eachEngine(t, func(t *testing.T, p *mitm.Proxy) {
+		addr, roots, conns := http1Answers(t)
+		i := intercept(t, p, addr, roots)
+		for client := range int32(2) {
+			c := i.h2()
+			for range 3 {
+				c.want(c.get("authorization", "NTLM abc"), "200")
+			}
+			if n := conns.Load(); n != client+1 {
+				t.Errorf("%d connections of %d clients", n, client+1)
+			}
+		}
+	})
+}
+
+// Where an origin is known to speak HTTP/1, requests of several clients do not wait for each
+// other's dials.
+func TestHTTP2Origin_DialsHTTP1AtOnce(t *testing.T) {
+	const clients, each = 2, 4
+	var arrived, dials atomic.Int32
+	var counting atomic.Bool
+	allArrived, allDial := make(chan struct{}), make(chan struct{})
+	addr, roots := h1Origin(t, func(c *peer) {
+		for _, err := c.tryHead(); err == nil; _, err = c.tryHead() {
+			if counting.Load() {
+				if arrived.Add(1) == clients*each {
+					close(allArrived)
+				}
+				<-allArrived // or a connection might be used twice
+			}
+			c.send(ok200)
+		}
+	})
+	i := interceptBy(t, &mitm.Proxy{DialTimeout: patience / 2}, func(ctx context.Context, network, _ string) (net.Conn, error) {
+		if counting.Load() {
+			if dials.Add(1) == clients*(each-1) { // each client has left one connection idle
+				close(allDial)
+			}
+			select {
+			case <-allDial:
+			case <-ctx.Done():
+				return nil, ctx.Err()
+			}
+		}
+		return dialTo(addr)(ctx, network, "")
+	}, roots)
+	var peers []*h2peer
+	for range clients {
+		peers = append(peers, i.h2())
+	}
+	for _, c := range peers {
+		c.want(c.get(), "200")
+	}
+	counting.Store(true)
+	for _, c := range peers {
+		for range each {
+			c.begin(true)
+		}
+	}
+	for _, c := range peers {
+		for _, s := range c.streams {
+			c.want(s, "200")
+		}
 	}
 }
 

@@ -124,7 +124,7 @@ func (hs *http2Origins) reserve(key originKey) (*http2Origin, *http2Dial, error)
 			return c, nil, nil
 		}
 	}
-	if known, ok := hs.choices.get(key); ok && known.protocol == protoHTTP1 {
+	if hs.choices.onlyHTTP1(key) {
 		return nil, nil, nil
 	}
 	if hs.dialing[key] == nil {
@@ -175,7 +175,7 @@ func (hs *http2Origins) use(o *origin, key originKey, os *origins) (*http2Origin
 	if o.state != nil {
 		hs.choices.put(key, o)
 	}
-	if key.alpn == protoH2C || o.state != nil && o.state.NegotiatedProtocol == protoHTTP2 {
+	if key.alpn == protoH2C || o.choseHTTP2() {
 		c, err := hs.add(o, key)
 		return c, nil, err
 	}

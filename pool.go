@@ -71,6 +71,11 @@ type origin struct {
 	listening chan error // see listen
 }
 
+// choseHTTP2 says whether HTTP/2 was negotiated.
+func (o *origin) choseHTTP2() bool {
+	return o.state != nil && o.state.NegotiatedProtocol == protoHTTP2
+}
+
 // listen reads from an idle connection that can't be probed, because it is no socket. What
 // the read ends with tells whether it may be used again.
 func (o *origin) listen() {

@@ -30,14 +30,6 @@ func (r *route) takeEarly() (e *earlyDial) {
 	return e
 }
 
-// for1 returns r for HTTP/1.
-func (r *route) for1() *route {
-	if r.key.for1() == r.key {
-		return r
-	}
-	return &route{conn: r.conn, action: r.action, key: r.key.for1(), host: r.host, once: true}
-}
-
 // hostField is what the Host field becomes where the client named no host.
 func (r *route) hostField() string {
 	if r.host != "" {

@@ -108,7 +108,8 @@ func idempotent(method string) bool {
 }
 
 // acquire gets a connection: the client's own, one dialled for it early, an idle one or
-// a new one. Where one has turned out to be dead already, others may be too.
+// a new one. Where one has turned out to be dead already, others may be too. The origin is not
+// offered HTTP/2 any more, even if the route allows that.
 func (t *trip) acquire(ctx context.Context, again bool) (err error) {
 	if t.given != nil {
 		t.o, t.given = t.given, nil
@@ -118,15 +119,16 @@ func (t *trip) acquire(ctx context.Context, again bool) (err error) {
 		t.o = o
 		return nil
 	}
+	key := t.route.key.for1()
 	if !again {
-		if t.o, err = t.origins.idle(t.route.key); t.o != nil {
+		if t.o, err = t.origins.idle(key); t.o != nil {
 			return err
 		}
 	}
 	if t.earlyErr != nil {
 		return t.earlyErr
 	}
-	t.o, err = t.origins.dial(ctx, t.route.key, t.route.conn)
+	t.o, err = t.origins.dial(ctx, key, t.route.conn)
 	return err
 }
 
@@ -147,7 +149,7 @@ func (t *trip) reserved() *origin {
 	if t.earlyErr = err; o == nil || t.origins.attach(o) != nil {
 		return nil
 	}
-	if o.s.pending() { // closed meanwhile, or not HTTP after all
+	if o.choseHTTP2() || o.s.pending() { // closed meanwhile, or not HTTP/1 after all
 		t.origins.close(o)
 		return nil
 	}
