@@ -184,23 +184,30 @@ func TestHTTP2Origin_DialsHTTP1AtOnce(t *testing.T) {
 // A connection that was dialled for a client before it asked for anything may be closed when it
 // does.
 func TestHTTP2Origin_ClosedBeforeFirstRequest(t *testing.T) {
-	var conns atomic.Int32
-	closed := make(chan struct{})
-	addr, roots := tlsOrigin(t, &tls.Config{NextProtos: []string{"h2"}}, func(tc *tls.Conn) {
-		if conns.Add(1) == 1 {
-			tc.Close()
-			close(closed)
-			return
-		}
-		c := newH2Peer(t, tc, false)
-		c.answer(c.accept(), "ok")
-		c.accept()
-	}, nil)
-	i := intercept(t, new(mitm.Proxy), addr, roots)
-	tc := i.tls("h2")
-	receive(t, closed)
-	c := newH2Peer(t, tc, true)
-	c.want(c.get(":authority", "example.com"), "200")
+	for name, protocols := range map[string][]string{"HTTP1": nil, "HTTP2": {"h2"}} {
+		t.Run(name, func(t *testing.T) {
+			var conns atomic.Int32
+			closed := make(chan struct{})
+			addr, roots := tlsOrigin(t, &tls.Config{NextProtos: protocols}, func(tc *tls.Conn) {
+				switch {
+				case conns.Add(1) == 1:
+					tc.Close()
+					close(closed)
+				case protocols == nil:
+					answerTLS(tc, ok200)
+				default:
+					c := newH2Peer(t, tc, false)
+					c.answer(c.accept(), "ok")
+					c.accept()
+				}
+			}, nil)
+			i := intercept(t, new(mitm.Proxy), addr, roots)
+			tc := i.tls("h2")
+			receive(t, closed)
+			c := newH2Peer(t, tc, true)
+			c.want(c.get(":authority", "example.com"), "200")
+		})
+	}
 }
 
 // Streams that wait for the same connection share its failure.

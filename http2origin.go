@@ -161,11 +161,14 @@ func (hs *http2Origins) useEarly(early *earlyDial, key originKey, os *origins) (
 		return nil, nil, err
 	}
 	c, o, err := hs.use(o, key, os)
-	if err != nil {
+	switch {
+	case err != nil:
 		return nil, nil, nil
-	}
-	if c != nil {
+	case c != nil:
 		c.reused.Store(true)
+	case o.s.pending():
+		os.close(o)
+		return nil, nil, nil
 	}
 	return c, o, nil
 }

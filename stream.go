@@ -150,7 +150,8 @@ func (s *stream) unlessAsked(err error) error {
 }
 
 // pending says whether a read of the idle stream would return at once: bytes nobody
-// asked for, a FIN or an error. It reads nothing. Without a socket it can't tell.
+// asked for, a FIN or an error. It reads nothing, but of TLS what is not content. Without a socket
+// it can't tell.
 func (s *stream) pending() bool {
 	if len(s.buffered()) > 0 {
 		return true
@@ -158,10 +159,12 @@ func (s *stream) pending() bool {
 	if s.low == nil {
 		return false
 	}
-	if err := s.low.Control(s.probe); err != nil || s.err != errWouldBlock {
+	err := s.low.Control(s.probe)
+	arrived := s.err != errWouldBlock
+	if err != nil || arrived && (s.tls == nil || s.raw == nil) {
 		return true
 	}
-	return s.tls != nil && s.pendingTLS()
+	return s.tls != nil && s.pendingTLS(arrived)
 }
 
 // broken says, after a failed splice, whether it was this side that failed: a socket

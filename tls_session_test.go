@@ -348,3 +348,33 @@ func TestKeyLogPrecedence(t *testing.T) {
 		}
 	}
 }
+
+// Tickets that come after the handshake do not make a connection that was dialled early look as if
+// it were not quiet.
+func TestOriginTickets_AfterHandshake(t *testing.T) {
+	for _, protocol := range []string{"http/1.1", "h2"} {
+		t.Run(protocol, func(t *testing.T) {
+			eachEngine(t, func(t *testing.T, p *mitm.Proxy) {
+				sent := make(chan struct{}, 8)
+				config := &tls.Config{ClientAuth: tls.RequestClientCert} // or they come before its end
+				addr, roots := tlsOrigin(t, config, func(tc *tls.Conn) {
+					sent <- struct{}{}
+					answerTLS(tc, ok200)
+				}, nil)
+				tc := intercept(t, p, addr, roots).tls(protocol)
+				receive(t, sent)
+				if protocol == "h2" {
+					c := newH2Peer(t, tc, true)
+					c.want(c.get(), "200")
+				} else {
+					c := newPeer(t, tc)
+					c.send("GET / HTTP/1.1\r\nHost: example.com\r\n\r\n")
+					c.wantStatus(200)
+				}
+				if len(sent) > 0 {
+					t.Error("the origin got another connection")
+				}
+			})
+		})
+	}
+}

@@ -46,13 +46,18 @@ func (s *stream) readTLS(fd uintptr) bool {
 	}
 }
 
-// pendingTLS looks for what was read from the socket already and not yet decrypted.
-func (s *stream) pendingTLS() bool {
+// pendingTLS looks for what was not yet decrypted, on the socket too if something has arrived: it
+// may be tickets, which come after the handshake (RFC 8446, section 4.6.1) and are not content.
+func (s *stream) pendingTLS(arrived bool) bool {
 	if s.tls.inRecord() {
 		return true
 	}
 	if s.raw != nil {
-		return !s.tls.dry() && (s.raw.Control(func(fd uintptr) { s.readTLS(fd) }) != nil || s.err != errNotYet)
+		if !arrived && s.tls.dry() {
+			return false
+		}
+		err := s.raw.Control(func(fd uintptr) { s.readTLS(fd) })
+		return err != nil || s.err != errNotYet || s.tls.inRecord()
 	}
 	s.interrupt() // whole records are returned all the same
 	defer s.resume()
