@@ -208,8 +208,11 @@ func (h *hookedExchange) endBody() {
 // unread says whether some of the request's content was not read, or is still being
 // read: the client connection can't serve another request.
 func (h *hookedExchange) unread() bool {
-	if h.busy() || !h.body.mu.TryLock() {
+	if h.busy() {
 		return true
+	}
+	if !h.body.mu.TryLock() {
+		return !h.latest().uploads() // which has all of it by now, or it would be busy
 	}
 	defer h.body.mu.Unlock()
 	return !h.body.ended()

@@ -22,6 +22,15 @@ func (t *hookedTrip) joinUpload() bool {
 	return joined
 }
 
+// uploads says whether the client's content itself was left to an upload.
+func (t *hookedTrip) uploads() bool {
+	if t == nil || t.uploaded == nil {
+		return false
+	}
+	src, ok := t.source.(*readerSource)
+	return ok && src.direct != nil
+}
+
 // closeTrips gives up the responses that hooks replaced or forgot, even if one is being
 // read.
 func (h *hookedExchange) closeTrips() {
