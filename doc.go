@@ -65,9 +65,8 @@ HTTP/2 is read and written by net/http, on both legs. Streams of a client become
 hooks see like those of HTTP/1, and leave by HTTP/2 or HTTP/1, as the origin chose. HTTP/2 has
 no spelling of field names, and net/http keeps no order: [Flow.RequestFields] is nil there. What
 net/http does not tell is not passed on: the code of a reset (the other side sees INTERNAL_ERROR,
-CANCEL or, before a response, a 502), trailer fields of a request that were not announced, and the
-:scheme of a request to the proxy itself, which is taken for http. A tunnel inside an HTTP/2
-stream ends as a whole when its origin ends.
+CANCEL or, before a response, a 502), and trailer fields of a request that were not announced. A
+tunnel inside an HTTP/2 stream ends as a whole when its origin ends.
 
 # What is changed on the way
 

@@ -21,6 +21,8 @@ type http2Client struct {
 	server *http.Server
 	closed chan struct{}
 
+	schemeTold bool // see http2scheme.go
+
 	mu      sync.Mutex
 	active  map[*http2Exchange]struct{}
 	ended   bool
@@ -58,7 +60,7 @@ func (c *client) serveHTTP2() {
 		c.closeIfIdle()
 	}
 	conn := newStreamConn(c.s, limits.contentTime, lastWords)
-	l := &oneListener{conn: conn}
+	l := &oneListener{conn: conn, ready: h.tellScheme}
 	h.server.Serve(l)
 	if l.taken.Load() {
 		<-h.closed
@@ -133,7 +135,7 @@ func (h *http2Client) sweep() {
 
 // ServeHTTP implements http.Handler.
 func (h *http2Client) ServeHTTP(w http.ResponseWriter, req *http.Request) {
-	x := &http2Exchange{routed: routed{client: h.c}, w: w, req: req}
+	x := &http2Exchange{routed: routed{client: h.c}, w: w, req: req, schemeTold: h.schemeTold}
 	ctx, cancel := context.WithCancelCause(req.Context())
 	defer cancel(nil)
 	x.ctx, x.cancel = ctx, cancel
@@ -149,7 +151,8 @@ func (h *http2Client) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 
 // oneListener accepts one connection.
 type oneListener struct {
-	conn  net.Conn
+	conn  *streamConn
+	ready func(*streamConn) // called before
 	taken atomic.Bool
 }
 
@@ -158,6 +161,7 @@ func (l *oneListener) Accept() (net.Conn, error) {
 	if l.taken.Swap(true) {
 		return nil, io.EOF
 	}
+	l.ready(l.conn)
 	return l.conn, nil
 }
 

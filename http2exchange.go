@@ -21,6 +21,8 @@ type http2Exchange struct {
 	ctx    context.Context
 	cancel context.CancelCauseFunc
 
+	schemeTold bool // by net/http, see http2scheme.go
+
 	body   *http2Body   // nil: there is none
 	out    *lateFlusher // nil: no content was sent
 	broken bool         // the response has no proper end
@@ -116,15 +118,7 @@ func (x *http2Exchange) read() (err error) {
 		return errHostValue
 	}
 	delete(req.Header, "Host") // it is :authority that counts
-	return cmp.Or(x.readFields(), x.readLength(), x.checkVia())
-}
-
-// scheme is that of the connection: net/http keeps :scheme for itself.
-func (x *http2Exchange) scheme() string {
-	if x.client.fixed != nil && x.client.tls != nil {
-		return "https"
-	}
-	return "http"
+	return cmp.Or(x.checkScheme(), x.readFields(), x.readLength(), x.checkVia())
 }
 
 // readFields checks what net/http does not, and finds what is for the proxy.
