@@ -34,7 +34,8 @@ Data flows down this list. Each step is a file, or a few.
 	origin    dial.go       connecting; pool.go: idle connections; guard.go: connections to oneself;
 	                        tls.go: TLS to an origin (keylength.go: its certificate's keys);
 	                        http2origin.go: HTTP/2 connections, http2trip.go: requests on
-	                        them; sockopt_linux.go: socket options;
+	                        them, http2still.go: content that stands still;
+	                        sockopt_linux.go: socket options;
 	                        pages.go: no origin, but an http.Handler
 	relay     relay.go      bytes both ways, unread
 

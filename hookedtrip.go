@@ -90,25 +90,26 @@ func (h *hookedExchange) refuse() {
 
 // streamContext returns the context of an HTTP/2 stream to an origin: that of req, which may be a
 // hook's, and it ends with the exchange.
-func (h *hookedExchange) streamContext(req *http.Request) context.Context {
+func (h *hookedExchange) streamContext(req *http.Request) (context.Context, context.CancelCauseFunc) {
 	ctx, cancel := context.WithCancelCause(req.Context())
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.streams = append(h.streams, cancel); h.asker == nil {
 		cancel(errOver)
 	}
-	return ctx
+	return ctx, cancel
 }
 
 // hookedTrip is one call of the engine's RoundTrip, and the body of its response.
 type hookedTrip struct {
 	trip
-	h      *hookedExchange
-	far    *side         // of the exchange, until its end, or own
-	res    http.Response // what came in HTTP/1
-	room   fieldRoom
-	mu     sync.Mutex // held by whoever reads the body
-	closed bool
+	h         *hookedExchange
+	far       *side         // of the exchange, until its end, or own
+	res       http.Response // what came in HTTP/1
+	room      fieldRoom
+	mu        sync.Mutex // held by whoever reads the body
+	closed    bool
+	endStream context.CancelCauseFunc // in HTTP/2
 
 	previous *hookedTrip // the call before this one
 	running  bool        // it has not returned; guarded by h.mu
@@ -215,7 +216,7 @@ func (h *hookedExchange) RoundTrip(req *http.Request) (*http.Response, error) {
 	defer h.tripReturned(t)
 	t.route = h.routeOf(req.URL)
 	if t.route.key.mayHTTP2() {
-		t.ctx = h.streamContext(req)
+		t.ctx, t.endStream = h.streamContext(req)
 		c, o, err := h.client.p.http2.get(t.ctx, t.route, h.origins)
 		if err != nil {
 			closeReplaced(req, h.own)

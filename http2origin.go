@@ -29,6 +29,7 @@ type http2Origins struct {
 	transport   *http.Transport
 	contentTime time.Duration // how long a write may take
 	choices     *choices
+	sweeper     sweeper // of what streams carry
 
 	mu      sync.Mutex
 	most    int64        // that are kept while idle
@@ -64,7 +65,7 @@ type givenConn struct{}
 
 // start makes a transport of net/http that speaks HTTP/2 over connections that exist.
 func (hs *http2Origins) start(l *limits, known *choices) {
-	hs.choices, hs.contentTime = known, l.contentTime
+	hs.choices, hs.contentTime, hs.sweeper.limit = known, l.contentTime, l.contentTime
 	protocols := new(http.Protocols)
 	protocols.SetUnencryptedHTTP2(true) // TLS is done already
 	hs.transport = &http.Transport{
@@ -247,6 +248,7 @@ func (hs *http2Origins) close() {
 	conns := hs.conns
 	hs.conns, hs.closed = nil, true
 	hs.mu.Unlock()
+	hs.sweeper.stop()
 	for _, list := range conns {
 		for _, c := range list {
 			c.Close()

@@ -18,53 +18,91 @@ import (
 // overHTTP2 sends req on a stream of c, where a place is reserved. A request of which an
 // origin has seen nothing is sent again, once, on another connection.
 func (t *hookedTrip) overHTTP2(c *http2Origin, req *http.Request) (*http.Response, error) {
-	h := t.h
 	out, body, err := t.forHTTP2(req)
 	if err != nil {
 		c.Release()
 		return nil, err
 	}
-	res, err := c.RoundTrip(out)
-	if err != nil && !body.touched.Load() && out.Context().Err() == nil && c.mayRepeat(err, req.Method) {
-		other, o, _ := h.client.p.http2.get(out.Context(), t.route, h.origins)
-		if o != nil { // it speaks HTTP/2 no more; the next request finds out
-			h.origins.close(o)
-		}
-		if other != nil {
-			c = other
-			res, err = c.RoundTrip(out)
-		}
+	if body.src != nil {
+		body.sweeper.watch(body)
 	}
+	c, res, err := t.roundTrip(c, out, body)
 	c.reused.Store(true)
+	if err == nil && res.StatusCode == http.StatusSwitchingProtocols {
+		res.Body.Close()
+		err = errUpgrade
+	}
 	if err != nil {
 		body.end()
-		if ctx := req.Context(); ctx.Err() != nil {
-			err = context.Cause(ctx)
-		} else if isTimeout(err) {
-			c.silent.Store(true)
-			h.client.p.http2.rest(c, t.route.key)
-		}
-		return nil, &OpError{Op: "read response", Addr: t.route.key.addr, Err: err}
-	}
-	if res.StatusCode == http.StatusSwitchingProtocols {
-		res.Body.Close()
-		return nil, &OpError{Op: "read response", Addr: t.route.key.addr, Err: errUpgrade}
+		return nil, t.failed(c, err)
 	}
 	t.control.framing = framing{kind: chunked}
 	if res.ContentLength >= 0 {
 		t.control.framing = framing{kind: knownLength, length: res.ContentLength}
 	}
 	res.Request, res.TLS = req, c.o.state
-	if res.Body != http.NoBody {
-		res.Body = &http2Content{res.Body, res}
+	if res.Body == http.NoBody {
+		body.sweeper.forget(body)
+	} else {
+		body.sweeper.watch(body)
+		res.Body = &http2Content{res.Body, res, body}
 	}
 	return res, nil
+}
+
+// roundTrip sends out on c, or, if it has to be sent again, on the connection that it returns.
+func (t *hookedTrip) roundTrip(c *http2Origin, out *http.Request, body *http2Upload) (*http2Origin, *http.Response, error) {
+	res, err := c.RoundTrip(out)
+	if err == nil || body.touched.Load() || out.Context().Err() != nil || !c.mayRepeat(err, out.Method) {
+		return c, res, err
+	}
+	other, o, _ := t.h.client.p.http2.get(out.Context(), t.route, t.h.origins)
+	if o != nil { // it speaks HTTP/2 no more; the next request finds out
+		t.h.origins.close(o)
+	}
+	if other != nil {
+		c = other
+		res, err = c.RoundTrip(out)
+	}
+	return c, res, err
+}
+
+// failed returns why there is no response. A connection on which none came in time may be gone.
+func (t *hookedTrip) failed(c *http2Origin, err error) error {
+	if cause := context.Cause(t.ctx); cause != nil {
+		err = cause
+	} else if isTimeout(err) {
+		c.silent.Store(true)
+		t.h.client.p.http2.rest(c, t.route.key)
+	}
+	return &OpError{Op: "read response", Addr: t.route.key.addr, Err: err}
 }
 
 // http2Content is the content of a response that came by HTTP/2.
 type http2Content struct {
 	io.ReadCloser
 	res *http.Response
+	up  *http2Upload // what it answers, whose motion is its own
+}
+
+// Read implements io.Reader.
+func (c *http2Content) Read(p []byte) (int, error) {
+	c.up.wait()
+	n, err := c.ReadCloser.Read(p)
+	c.up.moved()
+	if err != nil {
+		c.up.sweeper.forget(c.up)
+	}
+	if err != nil && err != io.EOF && c.up.expired.Load() {
+		err = errStill
+	}
+	return n, err
+}
+
+// Close implements io.Closer.
+func (c *http2Content) Close() error {
+	c.up.sweeper.forget(c.up)
+	return c.ReadCloser.Close()
 }
 
 // blankRequest is to be copied. To begin with a copy on the stack would make all stacks larger.
@@ -105,7 +143,10 @@ func (t *hookedTrip) forHTTP2(req *http.Request) (*http.Request, *http2Upload, e
 		}
 		h.body.lent = req.Body == h.own
 	}
-	body := &http2Upload{h: h, src: src, framing: f, trailer: req.Trailer, c: req.Body}
+	body := &http2Upload{
+		h: h, trip: t, sweeper: &h.client.p.http2.sweeper,
+		src: src, framing: f, trailer: req.Trailer, c: req.Body,
+	}
 	if out.ContentLength = f.contentLength(); src != nil {
 		out.Body = body
 	}
@@ -178,19 +219,27 @@ func (x *exchange) interimHTTP2(i http2Interim) error {
 // was read the request can be sent again. It is read by net/http's goroutines, and survives
 // the panic of a reader that a hook put in.
 type http2Upload struct {
+	motion  // of the stream, the response included
+	sweeper *sweeper
+	expired atomic.Bool
+
 	h       *hookedExchange
+	trip    *hookedTrip
 	src     *readerSource
 	framing framing
 	trailer http.Header
 	rest    []byte
 	c       io.Closer
 	touched atomic.Bool
+	closed  atomic.Bool
+	sending atomic.Bool // what was read waits for the origin's window
 }
 
 // Read implements io.Reader.
 func (u *http2Upload) Read(p []byte) (n int, err error) {
 	defer u.h.recovered(&err)
 	u.touched.Store(true)
+	u.sent()
 	if len(u.rest) == 0 {
 		u.rest, err = u.src.next()
 		if err == io.EOF {
@@ -205,11 +254,26 @@ func (u *http2Upload) Read(p []byte) (n int, err error) {
 	}
 	n = copy(p, u.rest)
 	u.rest = u.rest[n:]
+	u.wait()
+	u.sending.Store(true)
+	if u.closed.Load() {
+		u.sent()
+	}
 	return n, nil
+}
+
+// sent is called when net/http is through with what it has read, which it tells by wanting more,
+// or no more.
+func (u *http2Upload) sent() {
+	if u.sending.Swap(false) {
+		u.moved()
+	}
 }
 
 // Close implements io.Closer, for net/http, which does not want more.
 func (u *http2Upload) Close() error {
+	u.closed.Store(true)
+	u.sent()
 	if u.touched.Load() {
 		u.h.closeBody(u.c)
 	}
@@ -218,10 +282,20 @@ func (u *http2Upload) Close() error {
 
 // end closes what is left.
 func (u *http2Upload) end() {
+	u.sweeper.forget(u)
 	if u.src != nil {
 		u.h.closeBody(u.c)
 	}
 }
+
+// expire implements mover.
+func (u *http2Upload) expire() {
+	u.expired.Store(true)
+	u.trip.endStream(errStill)
+}
+
+// over implements mover. Hooks may drop a response without a word.
+func (u *http2Upload) over() bool { return u.trip.ctx.Err() != nil }
 
 // http2StreamError has the shape of the error of a reset stream, which net/http does not
 // export but converts to any type like this one.

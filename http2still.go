@@ -1,0 +1,99 @@
+package mitm
+
+import (
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// This file finds content of HTTP/2 that stands still: net/http has no deadlines for it, or none
+// that move on with it.
+
+// motion is whether content moves, in one direction or both. It stands still while somebody waits
+// to read or to write and nothing moves. That nobody wants to read or write is no matter of time.
+type motion struct {
+	waits atomic.Int32 // reads and writes in progress
+	since atomic.Int64 // when something moved, or the first of them began, in Unix nanoseconds
+}
+
+// wait is called before a read or a write.
+func (m *motion) wait() {
+	if m.waits.Load() == 0 {
+		m.since.Store(time.Now().UnixNano())
+	}
+	m.waits.Add(1)
+}
+
+// moved is called after it.
+func (m *motion) moved() {
+	m.since.Store(time.Now().UnixNano())
+	m.waits.Add(-1)
+}
+
+func (m *motion) standsStill(limit time.Duration) bool {
+	return m.waits.Load() > 0 && time.Since(time.Unix(0, m.since.Load())) >= limit
+}
+
+// mover is what a sweeper watches.
+type mover interface {
+	standsStill(limit time.Duration) bool
+	expire() // because it does
+	over() bool
+}
+
+// sweeper ends what stands still. One timer for all is enough, since it need not be precise.
+type sweeper struct {
+	limit time.Duration // 0 or less: none
+
+	mu      sync.Mutex
+	watched map[mover]struct{}
+	timer   *time.Timer // nil: nothing is watched
+}
+
+func (s *sweeper) watch(m mover) {
+	if s.limit <= 0 {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.watched == nil {
+		s.watched = map[mover]struct{}{}
+	}
+	s.watched[m] = struct{}{}
+	if s.timer == nil {
+		s.timer = time.AfterFunc(s.limit/2, s.sweep)
+	}
+}
+
+// forget makes sure that m does not expire any more.
+func (s *sweeper) forget(m mover) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.watched, m)
+}
+
+// sweep also forgets what others have forgotten to.
+func (s *sweeper) sweep() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for m := range s.watched {
+		switch {
+		case m.over():
+			delete(s.watched, m)
+		case m.standsStill(s.limit):
+			m.expire()
+		}
+	}
+	if s.timer = nil; len(s.watched) > 0 {
+		s.timer = time.AfterFunc(s.limit/2, s.sweep)
+	}
+}
+
+// stop is for the end, when nothing is watched any more.
+func (s *sweeper) stop() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.timer != nil {
+		s.timer.Stop()
+	}
+}
