@@ -27,7 +27,7 @@ type http2Client struct {
 	active  map[*http2Exchange]struct{}
 	ended   bool
 	none    sync.Cond // nothing is active any more
-	sweeper *time.Timer
+	sweeper sweeper
 }
 
 // serveHTTP2 serves the streams of a connection until it ends.
@@ -35,6 +35,7 @@ func (c *client) serveHTTP2() {
 	h := &http2Client{c: c, closed: make(chan struct{}), active: map[*http2Exchange]struct{}{}}
 	h.none.L = &h.mu
 	limits := &c.p.limits
+	h.sweeper.limit = limits.contentTime
 	protocols := new(http.Protocols)
 	protocols.SetUnencryptedHTTP2(true) // TLS is done already
 	h.server = &http.Server{
@@ -89,13 +90,12 @@ func (h *http2Client) enter(x *http2Exchange) bool {
 		return false
 	}
 	h.active[x] = struct{}{}
-	if d := h.c.p.limits.contentTime; h.sweeper == nil && d > 0 {
-		h.sweeper = time.AfterFunc(d/2, h.sweep)
-	}
+	h.sweeper.watch(x)
 	return true
 }
 
 func (h *http2Client) leave(x *http2Exchange) {
+	h.sweeper.forget(x)
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	delete(h.active, x)
@@ -112,25 +112,7 @@ func (h *http2Client) wait() {
 	for len(h.active) > 0 {
 		h.none.Wait()
 	}
-	if h.sweeper != nil {
-		h.sweeper.Stop()
-	}
-}
-
-// sweep ends exchanges that stand still. One timer for all is enough, since it need not be
-// precise.
-func (h *http2Client) sweep() {
-	limit := h.c.p.limits.contentTime
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	for x := range h.active {
-		if since := x.waiting.Load(); since != 0 && time.Since(time.Unix(0, since)) >= limit {
-			x.expire()
-		}
-	}
-	if h.sweeper = nil; len(h.active) > 0 && !h.ended {
-		h.sweeper = time.AfterFunc(limit/2, h.sweep)
-	}
+	h.sweeper.stop()
 }
 
 // ServeHTTP implements http.Handler.

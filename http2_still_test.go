@@ -1,9 +1,12 @@
 package mitm_test
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"errors"
+	"io"
+	"net/http"
 	"strings"
 	"testing"
 	"time"
@@ -101,4 +104,42 @@ func TestHTTP1Client_SlowHTTP2Origin(t *testing.T) {
 			t.Errorf("flow: %v", f.Err)
 		}
 	})
+}
+
+// A hook may think for as long as it likes while nobody asks for content: before it has any of it,
+// after a part, and before it passes the response on.
+func TestHTTP2_HookThinks(t *testing.T) {
+	eachVersion(t, func(t *testing.T, p *mitm.Proxy, version int) {
+		p.ContentTimeout = time.Minute
+		p.Hooks = append(p.Hooks, mitm.OnRequest(func(req *http.Request) (*http.Response, error) {
+			time.Sleep(5 * time.Minute)
+			if req.URL.Path == "/part" {
+				b := make([]byte, 1)
+				io.ReadFull(req.Body, b)
+				req.Body = &prefixed{io.MultiReader(bytes.NewReader(b), req.Body), req.Body}
+				time.Sleep(5 * time.Minute)
+			}
+			return nil, nil
+		}), mitm.OnResponse(func(*http.Response) error {
+			time.Sleep(5 * time.Minute)
+			return nil
+		}))
+		inBubbleWith(t, p, version, func(t *testing.T, o *flowOrigin, i *interception) {
+			c := i.h2()
+			for _, path := range []string{"/whole", "/part"} {
+				o.got.Store(0)
+				s := c.begin(false, ":method", "POST", ":path", path, "content-length", "3")
+				c.data(s.id, true, "abc")
+				if c.want(s, "200"); s.body.String() != "ok" || o.got.Load() != 3 {
+					t.Errorf("%s: %q, the origin got %d bytes", path, s.body.String(), o.got.Load())
+				}
+			}
+		})
+	})
+}
+
+// prefixed is content of which a part was read.
+type prefixed struct {
+	io.Reader
+	io.Closer
 }

@@ -10,7 +10,6 @@ import (
 	"net/http"
 	"strconv"
 	"sync/atomic"
-	"time"
 )
 
 // http2Exchange is one request on an HTTP/2 stream and its response.
@@ -28,8 +27,7 @@ type http2Exchange struct {
 	broken bool         // the response has no proper end
 	up     atomic.Int64 // bytes of content that came
 
-	waiting atomic.Int64 // since when nothing moved, in Unix nanoseconds; 0: nothing is to move
-	begun   atomic.Bool  // the response has
+	motion // of the client's content and of the response's
 
 	queue   chan http2Interim // nil: there were no interim responses
 	written chan struct{}     // closed when all of the queue is
@@ -48,7 +46,6 @@ var errStill = fmt.Errorf("content stands still: %w", context.DeadlineExceeded)
 // serve answers the request.
 func (x *http2Exchange) serve() {
 	c := x.client
-	x.touch()
 	x.flow = c.newFlow()
 	defer func() { c.finish(x.flow, x.err) }()
 	err := x.read()
@@ -76,16 +73,16 @@ func (x *http2Exchange) serve() {
 	}
 }
 
-// touch notes that something moved.
-func (x *http2Exchange) touch() { x.waiting.Store(time.Now().UnixNano()) }
-
-// expire ends the exchange because nothing moves any more.
+// expire implements mover.
 func (x *http2Exchange) expire() {
 	x.cancel(errStill)
 	rc := http.NewResponseController(x.w)
 	rc.SetReadDeadline(past)
 	rc.SetWriteDeadline(past)
 }
+
+// over implements mover.
+func (x *http2Exchange) over() bool { return x.req.Context().Err() != nil }
 
 // read understands the request. Its target is read by the parser of HTTP/1, so that it can
 // be written there.
@@ -209,17 +206,11 @@ func (x *http2Exchange) answer(status int, text string) {
 	}
 	h.Set("Content-Type", "text/plain; charset=utf-8")
 	h.Set("Content-Length", strconv.Itoa(len(text)))
-	x.answering(status)
+	x.answered(status)
 	x.w.WriteHeader(status)
 	if x.req.Method != http.MethodHead {
 		io.WriteString(x.w, text)
 	}
-}
-
-func (x *http2Exchange) answering(status int) {
-	x.begun.Store(true)
-	x.touch()
-	x.answered(status)
 }
 
 // fail answers a request that got no response.
@@ -257,12 +248,10 @@ type http2Body struct {
 
 // Read implements io.Reader.
 func (b *http2Body) Read(p []byte) (int, error) {
+	b.x.wait()
 	n, err := b.ReadCloser.Read(p)
+	b.x.moved()
 	b.x.up.Add(int64(n))
-	b.x.touch()
-	if err != nil && !b.x.begun.Load() {
-		b.x.waiting.Store(0) // for the response, for which there is another limit
-	}
 	if err != nil && err != io.EOF && !b.closed.Load() {
 		b.err.CompareAndSwap(nil, &err)
 	}

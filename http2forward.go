@@ -45,7 +45,6 @@ func newHTTP2Hooked(x *http2Exchange) *hookedExchange {
 	}
 	if x.control.framing.empty() && req.ContentLength == 0 {
 		req.Body = http.NoBody
-		x.waiting.Store(0) // for the response, for which there is another limit
 	} else {
 		x.body = &http2Body{x: x, ReadCloser: x.req.Body}
 		h.own, req.Body = x.body, x.body
@@ -100,7 +99,7 @@ func (h *hookedExchange) outgoingHTTP2(x *http2Exchange, res *http.Response) (sr
 		src.done()
 		return nil, f, err
 	}
-	x.answering(res.StatusCode)
+	x.answered(res.StatusCode)
 	return src, f, nil
 }
 
@@ -164,6 +163,8 @@ func (x *http2Exchange) addTrailers(fields []field) {
 // sendContent returns nil at the proper end of src.
 func (x *http2Exchange) sendContent(h *hookedExchange, src *readerSource) (err error) {
 	defer h.recovered(&err)
+	x.wait()
+	defer x.moved()
 	for {
 		if !src.ready() {
 			if err := x.out.pause(); err != nil {
@@ -202,7 +203,7 @@ func (x *http2Exchange) answerHere() {
 		echo.WriteString("\r\n")
 	}
 	h.Set("Content-Length", strconv.Itoa(echo.Len()))
-	x.answering(http.StatusOK)
+	x.answered(http.StatusOK)
 	x.w.WriteHeader(http.StatusOK)
 	x.w.Write([]byte(echo.String()))
 }

@@ -19,16 +19,19 @@ type motion struct {
 // wait is called before a read or a write.
 func (m *motion) wait() {
 	if m.waits.Load() == 0 {
-		m.since.Store(time.Now().UnixNano())
+		m.touch()
 	}
 	m.waits.Add(1)
 }
 
 // moved is called after it.
 func (m *motion) moved() {
-	m.since.Store(time.Now().UnixNano())
+	m.touch()
 	m.waits.Add(-1)
 }
+
+// touch is called between several that follow each other.
+func (m *motion) touch() { m.since.Store(time.Now().UnixNano()) }
 
 func (m *motion) standsStill(limit time.Duration) bool {
 	return m.waits.Load() > 0 && time.Since(time.Unix(0, m.since.Load())) >= limit

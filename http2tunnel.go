@@ -12,7 +12,6 @@ import (
 // connect makes a connection of the stream (RFC 9113, section 8.5), which is served like one
 // that was accepted.
 func (x *http2Exchange) connect() {
-	x.waiting.Store(0) // a tunnel has a limit of its own
 	nc := newHTTP2Tunnel(x)
 	defer nc.stop()
 	c := x.client.p.newClient(x.ctx, nc)
@@ -29,8 +28,7 @@ func (x *http2Exchange) serveTunnel(c *client) error {
 		x.fail(err)
 		return x.err
 	}
-	x.answering(http.StatusOK)
-	x.waiting.Store(0)
+	x.answered(http.StatusOK)
 	x.w.WriteHeader(http.StatusOK)
 	if err := http.NewResponseController(x.w).Flush(); err != nil {
 		if o != nil {
