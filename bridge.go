@@ -268,10 +268,14 @@ func withoutPort(addr, port string) string {
 	return addr
 }
 
-// announced returns the trailer fields that a Trailer field names, without values.
+// announced returns the trailer fields that a Trailer field names, without values. What may be none
+// is left out: it does not come, and net/http sends no request that names it.
 func announced(header http.Header) (trailer http.Header) {
 	for _, list := range header["Trailer"] {
 		tokens([]byte(list), func(name []byte) bool {
+			if !allowedInTrailer(&field{name: name, kind: kindOf(name)}) {
+				return true
+			}
 			if trailer == nil {
 				trailer = http.Header{}
 			}
