@@ -34,3 +34,36 @@ func TestHTTP1Client_ForbiddenTrailer(t *testing.T) {
 		}
 	})
 }
+
+// A field that was announced as a trailer but came in the header is none.
+func TestHTTP2_HeaderIsNoTrailer(t *testing.T) {
+	const head = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: X-Sum, X-Late\r\nX-Sum: early\r\n\r\n3\r\nabc\r\n0\r\n"
+	for name, last := range map[string]string{"none comes": "", "another comes": "X-Late: 1\r\n", "it comes too": "X-Sum: late\r\n"} {
+		t.Run(name, func(t *testing.T) {
+			eachVersion(t, func(t *testing.T, p *mitm.Proxy, version int) {
+				addr, roots := h1Origin(t, func(c *peer) {
+					c.tryHead()
+					c.send(head + last + "\r\n")
+					c.rest()
+				})
+				if version == 2 {
+					addr, roots = h2Origin(t, func(c *h2peer) {
+						for s := c.accept(); s != nil; s = c.accept() {
+							c.headers(s.id, false, ":status", "200", "trailer", "x-sum, x-late", "x-sum", "early")
+							if c.data(s.id, last == "", "abc"); last != "" {
+								f := parseFields(last)[0]
+								c.headers(s.id, true, f.Name, f.Value)
+							}
+						}
+					})
+				}
+				c := intercept(t, p, addr, roots).h2()
+				s := c.get()
+				c.want(s, "200")
+				if got := parseFields(last); len(s.trailer) != len(got) || len(got) > 0 && s.trailer[0] != got[0] || valueOf(s.head, "x-sum") != "early" {
+					t.Errorf("header %v, trailer %v", s.head, s.trailer)
+				}
+			})
+		})
+	}
+}

@@ -67,6 +67,7 @@ func (h *hookedExchange) passHTTP2(x *http2Exchange, res *http.Response) error {
 		return err
 	}
 	x.w.WriteHeader(res.StatusCode)
+	clear(x.w.Header()) // of which it has a copy, or fields would come again as trailers that were announced
 	err = x.send(h, src, f)
 	if x.flow != nil {
 		x.flow.down.Store(src.sent())
