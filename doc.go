@@ -33,8 +33,9 @@ Data flows down this list. Each step is a file, or a few.
 	                        the origins.go of a client (watch.go: is the client still there?)
 	origin    dial.go       connecting; pool.go: idle connections; guard.go: connections to oneself;
 	                        tls.go: TLS to an origin (keylength.go: its certificate's keys);
-	                        http2origin.go: HTTP/2 connections, http2trip.go: requests on
-	                        them, http2still.go: content that stands still;
+	                        http2origin.go: HTTP/2 connections (http2quiet.go: are they still
+	                        there?), http2trip.go: requests on them, http2still.go: content
+	                        that stands still;
 	                        sockopt_linux.go: socket options;
 	                        pages.go: no origin, but an http.Handler
 	relay     relay.go      bytes both ways, unread

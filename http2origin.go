@@ -43,8 +43,10 @@ type http2Origins struct {
 type http2Origin struct {
 	*http.ClientConn
 	o      *origin
+	conn   *streamConn // on that of o
 	reused atomic.Bool
-	silent atomic.Bool // a request ran into a timeout: it may be gone without a word
+	silent atomic.Bool // a request ran into a timeout, or see quiet: it may be gone without a word
+	quiet  atomic.Pointer[quiet]
 }
 
 // http2Dial is a dial that several streams wait for.
@@ -121,6 +123,10 @@ func (hs *http2Origins) reserve(key originKey) (*http2Origin, *http2Dial, error)
 		return nil, nil, ErrProxyClosed
 	}
 	for _, c := range hs.conns[key] {
+		if !c.silent.Load() && c.isQuiet() {
+			c.silent.Store(true)
+			go hs.rest(c, key) // the lock is held
+		}
 		if c.InFlight() < maxStreams && !c.silent.Load() && c.Reserve() == nil {
 			return c, nil, nil
 		}
@@ -196,13 +202,14 @@ func (hs *http2Origins) dialed(key originKey, err error) {
 
 // add begins HTTP/2 on o, and reserves a place on it.
 func (hs *http2Origins) add(o *origin, key originKey) (*http2Origin, error) {
-	ctx := context.WithValue(context.Background(), givenConn{}, net.Conn(newStreamConn(o.s, hs.contentTime, closeGrace)))
+	conn := newStreamConn(o.s, hs.contentTime, closeGrace)
+	ctx := context.WithValue(context.Background(), givenConn{}, net.Conn(conn))
 	cc, err := hs.transport.NewClientConn(ctx, "http", "origin:80")
 	if err != nil {
 		o.s.close()
 		return nil, &OpError{Op: "send request", Addr: key.addr, Err: err}
 	}
-	c := &http2Origin{ClientConn: cc, o: o}
+	c := &http2Origin{ClientConn: cc, o: o, conn: conn}
 	if err := cc.Reserve(); err != nil {
 		cc.Close()
 		return nil, &OpError{Op: "send request", Addr: key.addr, Err: err}

@@ -52,7 +52,7 @@ func (t *hookedTrip) overHTTP2(c *http2Origin, req *http.Request) (*http.Respons
 
 // roundTrip sends out on c, or, if it has to be sent again, on the connection that it returns.
 func (t *hookedTrip) roundTrip(c *http2Origin, out *http.Request, body *http2Upload) (*http2Origin, *http.Response, error) {
-	res, err := c.RoundTrip(out)
+	res, err := c.roundTrip(out)
 	if err == nil || body.touched.Load() || out.Context().Err() != nil || !c.mayRepeat(err, out.Method) {
 		return c, res, err
 	}
@@ -62,7 +62,7 @@ func (t *hookedTrip) roundTrip(c *http2Origin, out *http.Request, body *http2Upl
 	}
 	if other != nil {
 		c = other
-		res, err = c.RoundTrip(out)
+		res, err = c.roundTrip(out)
 	}
 	return c, res, err
 }

@@ -3,6 +3,7 @@ package mitm
 import (
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -10,8 +11,9 @@ import (
 type streamConn struct {
 	s       *stream
 	out     *batchWriter
-	reading sync.Mutex // held while the stream is read
-	taken   bool       // back: it is not read any more
+	reading sync.Mutex   // held while the stream is read
+	taken   bool         // back: it is not read any more
+	heard   atomic.Int64 // how often something was read
 }
 
 // newStreamConn returns one whose writes may each take idle, and linger after Close.
@@ -27,6 +29,9 @@ func (c *streamConn) Read(p []byte) (int, error) {
 		return 0, net.ErrClosed
 	}
 	n, err := c.s.Read(p)
+	if n > 0 {
+		c.heard.Add(1)
+	}
 	if err != nil {
 		err = c.out.cause(err)
 	}
