@@ -82,7 +82,13 @@ func (o *flowOrigin) exchange1(c *peer, head string) bool {
 		}
 		return true
 	}
-	if strings.Contains(head, " /stall ") {
+	switch {
+	case strings.Contains(head, " /stall "):
+		<-o.release
+	case strings.Contains(head, " /watch "): // it stalls too, but notices who leaves
+		if _, err := c.r.Peek(1); err != nil {
+			return false
+		}
 		<-o.release
 	}
 	got := gotRequest{fields: parseFields(head)}
