@@ -16,7 +16,7 @@ var (
 	errTEInHTTP10     = errors.New("Transfer-Encoding in an HTTP/1.0 message (RFC 9112, section 6.1)")
 	errHostCount      = errors.New("request needs exactly one Host field (RFC 9112, section 3.2)")
 	errHostValue      = errors.New("invalid Host field (RFC 9112, section 3.2)")
-	errManyNames      = errors.New("Connection names too many fields (RFC 9110, section 7.6.1)")
+	errManyNames      = errors.New("too many names in Connection (RFC 9110, section 7.6.1)")
 	errMaxForwards    = errors.New("invalid Max-Forwards (RFC 9110, section 7.6.2)")
 )
 

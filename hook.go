@@ -61,7 +61,9 @@ type HTTPHook interface {
 	// frames the content is computed anew from Body and ContentLength. A Body that was read
 	// from must be replaced. A replaced one whose ContentLength was not changed is measured if
 	// it has up to 72 KiB and sent in chunks if it has more; its Close must end a Read that
-	// waits.
+	// waits. To close the Body that next returned cuts a response that another goroutine reads,
+	// or that the proxy is sending. Trailers are there when the content was read to its end. After
+	// the response was sent, next fails.
 	//
 	// An error is answered with 504 (Gateway Timeout) if it is a timeout, 403 (Forbidden) if
 	// it is [ErrRejected], else 502 (Bad Gateway); its text is sent to the client, except
