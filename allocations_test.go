@@ -36,7 +36,7 @@ func TestAllocations(t *testing.T) {
 		"reverse":  {reverseTo(addr), dial, asOrigin},
 		"socks5":   {nil, func(proxy string) net.Conn { return socksTo(t, proxy, addr, "").Conn }, asOrigin},
 	} {
-		for most, hooks := range map[float64][]mitm.Hook{0: nil, 12: settingHooks()} {
+		for most, hooks := range map[float64][]mitm.Hook{0: nil, 11: settingHooks()} {
 			proxy := start(t, &mitm.Proxy{Mode: way.mode, Hooks: hooks})
 			if n := allocations(t, way.open(proxy), way.request); n > most {
 				t.Errorf("%s with %d hooks: %v allocations for an exchange", name, len(hooks), n)

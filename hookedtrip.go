@@ -238,7 +238,7 @@ func (t *hookedTrip) overHTTP1(req *http.Request) (*http.Response, error) {
 	} else if err = t.run(req.Context()); err != nil {
 		err = t.cause(req.Context(), err)
 	}
-	if isNoProtocol(err) { // it speaks HTTP/2 by now; the next request finds out
+	if err != nil && isNoProtocol(err) { // it speaks HTTP/2 by now; the next request finds out
 		t.h.client.p.choices.forgetHTTP1(t.route.key)
 	}
 	if err != nil || t.source != nil && t.uploaded == nil {
