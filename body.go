@@ -24,6 +24,10 @@ const (
 	maxChunkWaste = 16 << 10 // extensions that exceed the content so far
 )
 
+// uploadGrace is how long the end of an upload may take that is on its way already when its
+// answer is there.
+const uploadGrace = 100 * time.Millisecond
+
 // source is the content of a message, free of its framing, a piece at a time.
 type source interface {
 	// next returns the next bytes, valid until the next call; io.EOF after the last.

@@ -11,7 +11,6 @@ type readerSource struct {
 	r       io.Reader
 	direct  *body
 	lent    sync.Locker // unlocked at the end; nil: direct is nobody's else
-	own     *hookedTrip // whose body direct is; nil: it is not a response's
 	buf     []byte
 	n       int   // bytes read ahead into buf
 	err     error // what followed them

@@ -28,12 +28,13 @@ Data flows down this list. Each step is a file, or a few.
 	                        CONNECT, 101 and TRACE
 	          http2.go      an HTTP/2 connection, by net/http; http2exchange.go: one stream of it,
 	                        with http2forward.go and http2tunnel.go (CONNECT); http2fields.go:
-	                        which fields HTTP/2 can carry, http2flush.go: when content is sent
+	                        which fields HTTP/2 can carry, http2scheme.go: what :scheme says,
+	                        http2flush.go: when content is sent
 	trip      trip.go       a request on its way to an origin and the response back, over one of
 	                        the origins.go of a client (watch.go: is the client still there?)
 	origin    dial.go       connecting; pool.go: idle connections; guard.go: connections to oneself;
 	                        tls.go: TLS to an origin (keylength.go: its certificate's keys);
-	                        http2origin.go: HTTP/2 connections (http2quiet.go: are they still
+	                        http2origin.go: HTTP/2 connections (http2silence.go: are they still
 	                        there?), http2trip.go: requests on them, http2still.go: content
 	                        that stands still;
 	                        sockopt_linux.go: socket options;

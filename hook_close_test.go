@@ -16,12 +16,16 @@ import (
 // nothing of what the proxy reads for others meanwhile.
 func TestHookClosesWhatIsSent(t *testing.T) {
 	const others, size = 4, 1 << 20
+	full := make(chan bool)
 	addr := origin(t, func(c *peer) {
 		head := c.head()
 		c.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
 		chunk := "10000\r\n" + strings.Repeat(head[len("GET /"):][:1], 64<<10) + "\r\n"
 		for n := 0; n < size || strings.HasPrefix(head, "GET /slow"); n += 64 << 10 {
-			if _, err := io.WriteString(c.Conn, chunk); err != nil {
+			c.SetWriteDeadline(time.Now().Add(patience / 20))
+			if _, err := io.WriteString(c.Conn, chunk); err != nil { // the proxy waits for its client
+				close(full)
+				c.rest()
 				return
 			}
 		}
@@ -37,7 +41,7 @@ func TestHookClosesWhatIsSent(t *testing.T) {
 	c := dial(t, proxy)
 	c.send("GET http://" + addr + "/slow HTTP/1.1\r\nHost: x\r\n\r\n")
 	body := receive(t, slow)
-	time.Sleep(200 * time.Millisecond) // until all buffers on the way are full
+	receive(t, full)
 	body.Close()
 	var all sync.WaitGroup
 	for range others {

@@ -64,7 +64,7 @@ func noRequestContent(method string, old framing) framing {
 // responseContent finds out what content res has now and how it is framed for a client
 // that asked by method.
 func (h *hookedExchange) responseContent(res *http.Response, method string) (framing, *readerSource, error) {
-	t, s := h.latest(), &h.reply
+	s := &h.reply
 	if hasNoContent(res.StatusCode, method) {
 		return framing{}, s, nil
 	}
@@ -86,7 +86,7 @@ func (h *hookedExchange) responseContent(res *http.Response, method string) (fra
 		return framing{kind: chunked}, s, nil
 	}
 	old := int64(-1)
-	if t != nil {
+	if t := h.lastReturned(); t != nil {
 		old = t.control.framing.contentLength()
 	}
 	f, err := s.measure(res.ContentLength, old)
@@ -97,14 +97,14 @@ func (h *hookedExchange) responseContent(res *http.Response, method string) (fra
 // there will be some.
 func (h *hookedExchange) ownContent(res *http.Response, own *hookedTrip) (framing, *readerSource, error) {
 	s := &h.reply
-	if err := own.lend(); err != nil {
-		return framing{}, s, err
+	if !own.lend() {
+		return framing{}, s, errContentGone
 	}
 	if s.lent = &own.mu; res.Trailer != nil {
 		s.giveBack()
 		s.r, s.trailer = own, h.responseTrailers(res)
 	} else {
-		s.direct, s.own = &own.body, own
+		s.direct = &own.body
 	}
 	return own.control.framing.with(res.Trailer), s, nil
 }
@@ -116,7 +116,7 @@ func (h *hookedExchange) responseTrailers(res *http.Response) func() []field {
 }
 
 func (h *hookedExchange) rawTrailers() []field {
-	if t := h.latest(); t != nil {
+	if t := h.lastReturned(); t != nil {
 		return t.body.trailers
 	}
 	return nil

@@ -176,7 +176,7 @@ func (h *hookedExchange) sayContinue() error {
 // somebody else wants it: an upload that goes on, a reader of a hook, a transport that has
 // not closed it. A client that waits for 100 (Continue) may not send its content at all.
 func (h *hookedExchange) drain() {
-	if t := h.latest(); h.busy() || t != nil && !t.joinUpload() || !h.body.mu.TryLock() {
+	if t := h.lastReturned(); h.busy() || t != nil && !t.joinUpload() || !h.body.mu.TryLock() {
 		return
 	}
 	defer h.body.mu.Unlock()
@@ -212,7 +212,7 @@ func (h *hookedExchange) unread() bool {
 		return true
 	}
 	if !h.body.mu.TryLock() {
-		return !h.latest().uploads() // which has all of it by now, or it would be busy
+		return !h.lastReturned().uploads() // which has all of it by now, or it would be busy
 	}
 	defer h.body.mu.Unlock()
 	return !h.body.ended()
@@ -240,14 +240,14 @@ func (h *hookedExchange) pass(x *exchange, res *http.Response) error {
 	}
 	err = h.sendResponse(x, out)
 	x.countDown(out.sent())
-	if out.own != nil {
-		setTrailer(&res.Trailer, out.own.body.trailers)
+	if out.direct != nil {
+		setTrailer(&res.Trailer, out.direct.trailers)
 	}
 	sent := !h.unread()
 	h.closeBody(res.Body)
 	h.end()
 	x.conclude(err, x.route.key.addr, out.closing, sent)
-	if t := h.latest(); err != nil && out.own == nil && !isSendError(err) && (t == nil || !t.body.failed()) {
+	if t := h.lastReturned(); err != nil && out.direct == nil && !isSendError(err) && (t == nil || !t.body.failed()) {
 		x.err = asOpError(err) // of what a hook put in place
 	}
 	return nil

@@ -19,21 +19,20 @@ type hookedBody struct {
 }
 
 // Read implements io.Reader.
-func (b *hookedBody) Read(p []byte) (int, error) {
+func (b *hookedBody) Read(p []byte) (int, error) { return b.read(p, true) }
+
+// read tells a client that waits for it to send, if asks is set.
+func (b *hookedBody) read(p []byte, asks bool) (int, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.over {
 		return 0, http.ErrBodyReadAfterClose
 	}
-	if b.h.control.expectContinue && b.count == 0 && !b.ended() {
+	if asks && b.h.control.expectContinue && b.count == 0 && !b.ended() {
 		if err := b.h.sayContinue(); err != nil {
 			return 0, err
 		}
 	}
-	return b.read(p)
-}
-
-func (b *hookedBody) read(p []byte) (int, error) {
 	n, err := b.body.Read(p)
 	if err == io.EOF {
 		b.tellTrailers()
@@ -87,14 +86,7 @@ func (b *hookedBody) revive() {
 type forwardedBody struct{ *hookedBody }
 
 // Read implements io.Reader.
-func (b forwardedBody) Read(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.over {
-		return 0, http.ErrBodyReadAfterClose
-	}
-	return b.read(p)
-}
+func (b forwardedBody) Read(p []byte) (int, error) { return b.read(p, false) }
 
 // Close implements io.Closer. What was not read is read by the proxy. It does not wait for a Read,
 // and nobody takes it for one.

@@ -34,7 +34,7 @@ func (t *hookedTrip) uploads() bool {
 // closeTrips gives up the responses that hooks replaced or forgot, even if one is being
 // read.
 func (h *hookedExchange) closeTrips() {
-	for t := h.latest(); t != nil; t = t.previous {
+	for t := h.lastReturned(); t != nil; t = t.previous {
 		if h.isRunning(t) {
 			continue
 		}
@@ -47,8 +47,8 @@ func (h *hookedExchange) closeTrips() {
 	}
 }
 
-// latest is the last call of the engine that has returned, or nil.
-func (h *hookedExchange) latest() *hookedTrip {
+// lastReturned is the last call of the engine that has returned, or nil.
+func (h *hookedExchange) lastReturned() *hookedTrip {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	t := h.last
@@ -177,16 +177,16 @@ func (t *hookedTrip) close() {
 	t.h.body.revive()
 }
 
-// lend makes the engine the reader of the body; an error if somebody else is, or was.
-func (t *hookedTrip) lend() error {
+// lend makes the engine the reader of the body; false if somebody else is, or was.
+func (t *hookedTrip) lend() bool {
 	if !t.mu.TryLock() {
-		return errContentGone
+		return false
 	}
 	if t.closed && !t.body.ended() || t.body.count > 0 {
 		t.mu.Unlock()
-		return errContentGone
+		return false
 	}
-	return nil
+	return true
 }
 
 // upgraded is the body of a 101: the connection itself (as in net/http).

@@ -42,11 +42,11 @@ type http2Origins struct {
 // http2Origin is one of them.
 type http2Origin struct {
 	*http.ClientConn
-	o      *origin
-	conn   *streamConn // on that of o
-	reused atomic.Bool
-	silent atomic.Bool // a request ran into a timeout, or see quiet: it may be gone without a word
-	quiet  atomic.Pointer[quiet]
+	o       *origin
+	conn    *streamConn // on that of o
+	reused  atomic.Bool
+	silent  atomic.Bool // a request ran into a timeout, or see silence: it may be gone without a word
+	silence atomic.Pointer[silence]
 }
 
 // http2Dial is a dial that several streams wait for.
@@ -123,7 +123,7 @@ func (hs *http2Origins) reserve(key originKey) (*http2Origin, *http2Dial, error)
 		return nil, nil, ErrProxyClosed
 	}
 	for _, c := range hs.conns[key] {
-		if !c.silent.Load() && c.isQuiet() {
+		if !c.silent.Load() && c.seemsGone() {
 			c.silent.Store(true)
 			go hs.rest(c, key) // the lock is held
 		}

@@ -251,7 +251,7 @@ func (h *hookedExchange) passUpgrade(x *exchange, res *http.Response) error {
 	}
 	res.Body = http.NoBody // it belongs to the tunnel now
 	x.tunnel = &tunnel{route: x.route, flow: x.flow}
-	if t := h.latest(); t != nil && t.o != nil && t.status.code == http.StatusSwitchingProtocols {
+	if t := h.lastReturned(); t != nil && t.o != nil && t.status.code == http.StatusSwitchingProtocols {
 		x.tunnel.o = t.takeOrigin()
 		t.request.done()
 	}

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"io"
 	"sync/atomic"
-	"time"
 )
 
 // Errors of responses, beside those of their syntax.
@@ -16,13 +15,8 @@ var (
 	errStale      = errors.New("connection closed, or not quiet, while it was idle")
 )
 
-const (
-	// maxInterim bounds how many 1xx responses may come before the final one.
-	maxInterim = 64
-	// uploadGrace is how long the end of an upload may take that is on its way already
-	// when the response is complete.
-	uploadGrace = 100 * time.Millisecond
-)
+// maxInterim bounds how many 1xx responses may come before the final one.
+const maxInterim = 64
 
 // trip carries one request to an origin server and brings the response back. The
 // goroutine that runs it writes the request and reads the response; content that is
