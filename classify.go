@@ -17,11 +17,17 @@ func classify(b []byte) (proto Protocol, sure bool) {
 	if proto, sure := classifyTLS(b); proto == TLS {
 		return proto, sure
 	}
-	if n := min(len(b), len(preface)); string(b[:n]) == preface[:n] && n > 2 {
-		return HTTP2, n == len(preface)
+	if mayBePreface(b) && len(b) > 2 {
+		return HTTP2, len(b) >= len(preface)
 	}
 	line, _, whole := bytes.Cut(skipLeading(b), []byte{'\n'})
 	return lineProtocol(line, whole)
+}
+
+// mayBePreface reports whether b is the preface of HTTP/2, what comes behind it, or a part of it.
+func mayBePreface(b []byte) bool {
+	n := min(len(b), len(preface))
+	return string(b[:n]) == preface[:n]
 }
 
 // classifyEnd is classify for bytes that no more will follow.
@@ -78,7 +84,7 @@ func classifyTLS(b []byte) (Protocol, bool) {
 //   - the second word begins with a slash or an asterisk or contains ://, or
 //   - the first is CONNECT and the second is host:port;
 //
-// but of the latter two not if the last word is the version of another protocol. Words are parted by
+// but of the latter two not if the last word is the version of another protocol, see isOtherRequest. Words are parted by
 // whatever any server takes for a blank. Binary protocols are told at once by a byte that is not
 // text, unless the line begins with a method of HTTP, which needs none of its own bytes to be right.
 //
@@ -106,7 +112,7 @@ func lineProtocol(line []byte, whole bool) (proto Protocol, sure bool) {
 		last = word
 	}
 	switch {
-	case whole && isTarget && !isOtherVersion(last):
+	case whole && isTarget && !isOtherRequest(method, last):
 		return HTTP1, true
 	case whole:
 		return Other, true
@@ -126,11 +132,15 @@ func mayBeTarget(method, target []byte) bool {
 	return colon > 0 && equalFold(method, "connect") && parsePort(target[colon+1:]) > 0
 }
 
-// isOtherVersion reports whether a request line that ends in word belongs to a protocol whose
-// requests look like those of HTTP: RTSP (RFC 7826), SIP (RFC 3261) and that of Icecast's sources.
-func isOtherVersion(word []byte) bool {
+// isOtherRequest reports whether a request line with this method and version is one of a protocol whose
+// requests look like those of HTTP: RTSP (RFC 7826), SIP (RFC 3261) or that of Icecast's sources. They
+// have no method of HTTP but OPTIONS: servers of HTTP answer a GET with such a version.
+func isOtherRequest(method, version []byte) bool {
+	if isMethod(method) && !equalFold(method, "options") {
+		return false
+	}
 	for _, name := range [...]string{"rtsp/", "sip/", "ice/"} {
-		if hasFoldPrefix(word, name) && len(word) > len(name) {
+		if hasFoldPrefix(version, name) && len(version) > len(name) {
 			return true
 		}
 	}

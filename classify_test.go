@@ -57,6 +57,8 @@ func TestClassifyPrefixes(t *testing.T) {
 		"Redis, SET":       {"SET key value\r\n", Other, len("SET key value\r\n")},
 		"SSH":              {"SSH-2.0-OpenSSH_9.6\r\n", Other, len("SSH-2.0-OpenSSH_9.6\r\n")},
 		"SMTP":             {"EHLO client.test\r\n", Other, len("EHLO client.test\r\n")},
+		"GET by RTSP":      {"GET /x RTSP/1.0\r\n", HTTP1, len("GET /x RTSP/1.0\r\n")},
+		"RTSP, DESCRIBE":   {"DESCRIBE rtsp://h/s RTSP/1.0\r\n", Other, len("DESCRIBE rtsp://h/s RTSP/1.0\r\n")},
 		"RTSP":             {"OPTIONS rtsp://h/s RTSP/1.0\r\n", Other, len("OPTIONS rtsp://h/s RTSP/1.0\r\n")},
 		"Icecast":          {"SOURCE /live ICE/1.0\r\n", Other, len("SOURCE /live ICE/1.0\r\n")},
 		"SIP":              {"INVITE sip:a@h SIP/2.0\r\n", Other, len("INVITE sip:a@h SIP/2.0\r\n")},

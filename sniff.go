@@ -235,8 +235,11 @@ func (c *client) serveNegotiated(op *opening) error {
 		op.early.close()
 		return nil
 	}
-	switch {
-	case len(c.s.buffered()) > 0:
+	switch have := c.s.buffered(); {
+	case len(have) > 0 && op.route.conn.Protocol == HTTP2 && !mayBePreface(have):
+		c.s.resume()
+		return c.refuseHTTP2(op)
+	case len(have) > 0:
 		c.s.resume()
 		return c.serveProtocol(op.route, op.flow, op.early)
 	case err == io.EOF || isTimeout(err): // it has left again
@@ -247,6 +250,19 @@ func (c *client) serveNegotiated(op *opening) error {
 	c.s.reset()
 	return c.refusedBy(op.conn, err)
 }
+
+// refuseHTTP2 ends the connection of a client that has negotiated HTTP/2 and speaks something else, by
+// empty SETTINGS and a GOAWAY with PROTOCOL_ERROR (RFC 9113, section 3.4).
+func (c *client) refuseHTTP2(op *opening) error {
+	op.early.close()
+	c.s.writeWithin(c.p.limits.headTime)
+	c.s.out.Write([]byte("\x00\x00\x00\x04\x00\x00\x00\x00\x00" +
+		"\x00\x00\x08\x07\x00\x00\x00\x00\x00" + "\x00\x00\x00\x00" + "\x00\x00\x00\x01"))
+	c.s.linger()
+	return &OpError{Op: "read request", Addr: op.conn.Destination.Addr, Err: errNoPreface}
+}
+
+var errNoPreface = fmt.Errorf("%w: HTTP/2 was negotiated, and its preface did not come (RFC 9113, section 3.4)", ErrUnread)
 
 // serveProtocol serves what r.conn says is spoken.
 func (c *client) serveProtocol(r *route, flow *Flow, early *earlyDial) error {

@@ -155,7 +155,7 @@ func takesForHTTP(b string) string {
 	switch {
 	case versionAt >= 0:
 		return "a version of HTTP"
-	case otherVersion.MatchString(words[len(words)-1]):
+	case otherVersion.MatchString(words[len(words)-1]) && (words[0] == "OPTIONS" || !registered.MatchString(words[0])):
 	case words[1][0] == '/', words[1][0] == '*', strings.Contains(words[1], "://"):
 		return "a request target"
 	case strings.EqualFold(words[0], "CONNECT") && hostPort.MatchString(words[1]):
@@ -226,6 +226,7 @@ var unseenSeeds = []string{
 	"GET /\xff HTTP/1.1\r\n\r\n",
 	"FOO /\xff HTTP/1.1\r\n\r\n",
 	"GET x://\x80 HTTP/1.1 RTSP/1.0\r\n\r\n",
+	"GET /x RTSP/1.0\r\n\r\n",
 	"CONNECT site.test:443\r\n\r\n",
 	"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00",
 	"OPTIONS rtsp://site.test/ RTSP/1.0\r\n\r\n",
@@ -239,7 +240,7 @@ func TestR61_NothingUnseen(t *testing.T) {
 	lab := newUnseenLab(t)
 	for _, w := range unseenWays() {
 		t.Run(w.name, func(t *testing.T) {
-			for _, said := range unseenSeeds[:11] {
+			for _, said := range unseenSeeds[:12] {
 				for _, s := range []speech{
 					{said: []byte(said)},
 					{[]byte(said), []byte{4}, []byte{3}},                    // longer than one may wait elsewhere
@@ -251,8 +252,11 @@ func TestR61_NothingUnseen(t *testing.T) {
 						if got != "" {
 							t.Errorf("%q, pauses %v: the origin got %q", said, s.pauses, got)
 						}
-						isText := strings.HasPrefix(heard, "HTTP/1.1 4") || strings.HasPrefix(heard, "HTTP/1.1 505")
-						if s.pauses == nil && !isText && !strings.HasPrefix(said, "PRI") && !slices.Equal(w.alpn, []string{"h2"}) {
+						refusal := strings.HasPrefix(heard, "HTTP/1.1 4") || strings.HasPrefix(heard, "HTTP/1.1 505")
+						if slices.Equal(w.alpn, []string{"h2"}) {
+							refusal = strings.HasSuffix(heard, "\x08\x07\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x01")
+						}
+						if s.pauses == nil && !refusal && !strings.HasPrefix(said, "PRI") {
 							t.Errorf("%q: the client got %q", said, heard)
 						}
 						for f := range drained(flows) {
