@@ -43,8 +43,9 @@ type Proxy struct {
 	ClientTLS *tls.Config
 	// OriginTLS is used towards https origins. Nil verifies against the system's
 	// roots and speaks TLS 1.2 or newer. Where it verifies, RSA keys have to have 2048 bits. It is copied; an empty ServerName is filled in and
-	// NextProtos replaced. Sessions are resumed unless SessionTicketsDisabled is set. See
-	// [Destination] for another one for a single host.
+	// NextProtos replaced. Sessions are resumed unless SessionTicketsDisabled is set. With
+	// Renegotiation set, an idle connection of TLS 1.2 keeps its buffer. See [Destination] for
+	// another one for a single host.
 	OriginTLS *tls.Config
 	// StartTLS, if not nil, does the handshake with origins in place of crypto/tls: over nc, with
 	// the ServerName, the NextProtos and all else of config, for c, whose RawClientHello it may
