@@ -23,15 +23,21 @@ const caLife = 5 * 365 * 24 * time.Hour
 // CA is a certificate authority that issues a certificate for each name that clients ask
 // for. NewCA, LoadCA and OpenCA make one; the private key does not leave it. Its methods
 // may be called by several goroutines at once.
+//
+// A client whose ClientHello rules out an ECDSA key of the curve P-256 is shown a certificate with
+// an RSA key of 2048 bits, which is generated for the first such client. The authority's own key
+// signs both. Clients that verify only RSA signatures, in the whole chain (old embedded ones, or
+// those whose signature_algorithms_cert says so), need an authority with an RSA key, see LoadCA.
 type CA struct {
 	chain  []*x509.Certificate // the issuer first, then those above it
 	key    crypto.Signer       // of the issuer
 	above  [][]byte            // what is sent after a leaf
-	leaf   *ecdsa.PrivateKey   // one key for all leaves
+	keys   leafKeys            // of all leaves
 	leaves leafCache
 }
 
-// NewCA creates an authority with a new key (ECDSA P-256) that is valid for five years.
+// NewCA creates an authority with a new key (ECDSA P-256; for RSA see [LoadCA]) that is valid for
+// five years.
 // name is its common name, of at most 64 bytes; "" means "mitm CA".
 func NewCA(name string) (*CA, error) {
 	if name == "" {
@@ -81,11 +87,11 @@ func newSerial() *big.Int {
 }
 
 func newCA(chain []*x509.Certificate, key crypto.Signer) (*CA, error) {
-	leaf, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	keys, err := newLeafKeys()
 	if err != nil {
 		return nil, err
 	}
-	ca := &CA{chain: chain, key: key, leaf: leaf}
+	ca := &CA{chain: chain, key: key, keys: keys}
 	for i, cert := range chain {
 		// Clients have roots themselves (RFC 8446, section 4.4.2). But a root that issues
 		// leaves itself is sent: clients that were told the hash of its key look for it in
@@ -142,7 +148,7 @@ func loadCA(certPEM, keyPEM []byte) (*CA, error) {
 	if err != nil {
 		return nil, err
 	}
-	_, err = ca.sign(namesFor("localhost", "", nil)) // finds a key that can't sign before a client does
+	_, err = ca.sign(namesFor("localhost", "", nil), ecdsaLeaf) // finds a key that can't sign before a client does
 	return ca, err
 }
 

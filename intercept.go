@@ -201,7 +201,7 @@ func (op *opening) insist(protocol string) bool {
 }
 
 // certificate implements helloHandler. A resumed handshake needs none.
-func (op *opening) certificate() (cert *tls.Certificate, err error) {
+func (op *opening) certificate(hello *tls.ClientHelloInfo) (cert *tls.Certificate, err error) {
 	defer op.c.recovered("tls", &err)
 	if op.own != nil {
 		return op.own, nil
@@ -211,7 +211,8 @@ func (op *opening) certificate() (cert *tls.Certificate, err error) {
 	if !op.mirror.verified && op.conn.ServerName != "" { // whoever made it would get clients to take it for others
 		mirror = nil
 	}
-	return op.c.p.CA.certificate(namesFor(op.conn.ServerName, host, mirror))
+	ca := op.c.p.CA
+	return ca.certificate(namesFor(op.conn.ServerName, host, mirror), ca.keys.kindFor(hello))
 }
 
 // refusedBy gives an error of the client's TLS its step, and remembers a client that does not

@@ -130,13 +130,17 @@ var errNoName = errors.New("no name that a certificate can be issued for")
 
 // certificate returns a certificate for those of names that the authority may sign, from the
 // cache or newly signed. It changes names.
-func (ca *CA) certificate(names leafNames) (*tls.Certificate, error) {
+func (ca *CA) certificate(names leafNames, kind leafKind) (*tls.Certificate, error) {
 	names = ca.permitted(names)
-	return ca.leaves.get(names.key(), func() (*signedLeaf, error) { return ca.sign(names) })
+	key := names.key()
+	if kind == rsaLeaf {
+		key = "," + key // which no name begins with
+	}
+	return ca.leaves.get(key, func() (*signedLeaf, error) { return ca.sign(names, kind) })
 }
 
 // sign makes a leaf. It ends with the authority at the latest.
-func (ca *CA) sign(names leafNames) (*signedLeaf, error) {
+func (ca *CA) sign(names leafNames, kind leafKind) (*signedLeaf, error) {
 	issuer, now := ca.chain[0], time.Now()
 	if len(names.dns)+len(names.ips) == 0 {
 		return nil, errNoName
@@ -144,8 +148,13 @@ func (ca *CA) sign(names leafNames) (*signedLeaf, error) {
 	if !now.Before(issuer.NotAfter) {
 		return nil, fmt.Errorf("certificate of %v expired at %v", issuer.Subject, issuer.NotAfter)
 	}
+	key, usage, err := ca.keys.get(kind)
+	if err != nil {
+		return nil, err
+	}
 	template := ca.template(names, now)
-	der, err := x509.CreateCertificate(rand.Reader, template, issuer, ca.leaf.Public(), ca.key)
+	template.KeyUsage = usage
+	der, err := x509.CreateCertificate(rand.Reader, template, issuer, key.Public(), ca.key)
 	if err != nil {
 		return nil, err
 	}
@@ -154,11 +163,11 @@ func (ca *CA) sign(names leafNames) (*signedLeaf, error) {
 		return nil, err
 	}
 	chain := append([][]byte{der}, ca.above...)
-	cert := &tls.Certificate{Certificate: chain, PrivateKey: ca.leaf, Leaf: parsed}
+	cert := &tls.Certificate{Certificate: chain, PrivateKey: key, Leaf: parsed}
 	return newSignedLeaf(cert, now), nil
 }
 
-// template says what is in a leaf. If the subject is empty, CreateCertificate makes the
+// template returns what is in a leaf, but for the use of its key. If the subject is empty, CreateCertificate makes the
 // names critical (RFC 5280, section 4.1.2.6).
 func (ca *CA) template(names leafNames, now time.Time) *x509.Certificate {
 	issuer := ca.chain[0]
@@ -175,7 +184,6 @@ func (ca *CA) template(names leafNames, now time.Time) *x509.Certificate {
 		Subject:               subject,
 		NotBefore:             latest(start.Add(-backdate), issuer.NotBefore),
 		NotAfter:              earliest(start.Add(leafLife), issuer.NotAfter),
-		KeyUsage:              x509.KeyUsageDigitalSignature,
 		ExtKeyUsage:           []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
 		BasicConstraintsValid: true,
 		DNSNames:              names.dns,
