@@ -28,8 +28,9 @@ const (
 // leafNames are what a leaf is valid for. DNS names are in lower case, without the dot at
 // their end; addresses have no zone.
 type leafNames struct {
-	dns []string
-	ips []netip.Addr
+	dns  []string
+	ips  []netip.Addr
+	host netip.Addr // the first of ips if the client wants an address, else invalid
 }
 
 // namesFor returns the names of a leaf for a client that asked for serverName, or asked
@@ -51,7 +52,8 @@ func namesFor(serverName, host string, mirror *x509.Certificate) leafNames {
 func (n *leafNames) add(name string) bool {
 	name = strings.TrimSuffix(name, ".")
 	if ip, err := netip.ParseAddr(name); err == nil {
-		n.ips = append(n.ips, ip.Unmap().WithZone(""))
+		n.host = ip.Unmap().WithZone("")
+		n.ips = append(n.ips, n.host)
 		return true
 	}
 	if !isDNSName(name) {
@@ -104,7 +106,7 @@ func (n leafNames) all() []string {
 	return names
 }
 
-// key identifies the names in the cache. No name has a comma.
+// key identifies the names in the cache. No name is empty or has a comma.
 func (n leafNames) key() string { return strings.Join(n.all(), ",") }
 
 // commonName returns the first name that fits, or "".
@@ -133,8 +135,11 @@ var errNoName = errors.New("no name that a certificate can be issued for")
 func (ca *CA) certificate(names leafNames, kind leafKind) (*tls.Certificate, error) {
 	names = ca.permitted(names)
 	key := names.key()
+	if names.host.IsValid() {
+		key += ","
+	}
 	if kind == rsaLeaf {
-		key = "," + key // which no name begins with
+		key = "," + key
 	}
 	return ca.leaves.get(key, func() (*signedLeaf, error) { return ca.sign(names, kind) })
 }
@@ -186,9 +191,20 @@ func (ca *CA) template(names leafNames, now time.Time) *x509.Certificate {
 		NotAfter:              earliest(start.Add(leafLife), issuer.NotAfter),
 		ExtKeyUsage:           []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
 		BasicConstraintsValid: true,
-		DNSNames:              names.dns,
+		DNSNames:              ca.dnsNames(names),
 		IPAddresses:           names.netIPs(),
 	}
+}
+
+// dnsNames returns the DNS names of a leaf. The address that the client connects to is one of them,
+// as text: mbedTLS 2, BearSSL and Erlang look for it there, and clients that find it among the
+// addresses don't mind, unless name constraints make them look at every name.
+func (ca *CA) dnsNames(names leafNames) []string {
+	text := names.host.String()
+	if !names.host.IsValid() || ca.constrained || slices.Contains(names.dns, text) {
+		return names.dns
+	}
+	return append(slices.Clip(names.dns), text)
 }
 
 func latest(a, b time.Time) time.Time {

@@ -56,16 +56,16 @@ type Proxy struct {
 	// origins, in the format of SSLKEYLOGFILE, with which others can read the traffic. A
 	// KeyLogWriter of ClientTLS or OriginTLS comes first.
 	KeyLogWriter io.Writer
-	// TunnelRefused, if more than 0, is for how long a client that refused our certificate for a
+	// TunnelPinned, if more than 0, is for how long a client that refused our certificate for a
 	// name is tunnelled there, unread, unless a ConnHook says otherwise: as programs need
 	// that accept one certificate only.
-	TunnelRefused time.Duration
+	TunnelPinned time.Duration
 	// Via is the name under which the proxy adds itself to the Via field of messages
 	// (RFC 9110, section 7.6.3); a request that has it already is a loop and refused. Empty:
 	// no Via is written, and none is looked for.
 	Via string
 	// Logger gets records of panics in hooks, modes and Authenticate (level error) and of
-	// failures to accept (level warn). Exchanges are not logged: see [DoneHook]. Nil:
+	// failures to accept and [CA.Warnings] (level warn). Exchanges are not logged: see [DoneHook]. Nil:
 	// slog.Default().
 	Logger *slog.Logger
 
@@ -144,17 +144,28 @@ func (p *Proxy) init() error {
 			startTLS: p.StartTLS, panicked: p.panicked,
 		}
 		p.tls = newClientTLS(p.ClientTLS, p.KeyLogWriter)
-		p.distrusts.life = p.TunnelRefused
+		p.distrusts.life = p.TunnelPinned
 		if p.Dial == nil {
 			p.dialer.dial = socketDialer{}.dial
 		}
 		p.listeners, p.clients = map[net.Listener]struct{}{}, map[served]struct{}{}
+		p.warnOfCA()
 		p.sorted, p.failed = sortHooks(p.Hooks, p.Transport)
 		if m, ok := p.mode().(modeChecker); ok && p.failed == nil {
 			p.failed = m.check()
 		}
 	})
 	return p.failed
+}
+
+// warnOfCA logs what clients will not like about the CA.
+func (p *Proxy) warnOfCA() {
+	if p.CA == nil {
+		return
+	}
+	for _, warning := range p.CA.Warnings() {
+		p.logger().Warn("mitm: CA", "warning", warning)
+	}
 }
 
 // ListenAndServe listens on the TCP address addr, host:port (an empty host is all
