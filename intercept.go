@@ -5,7 +5,6 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
-	"fmt"
 	"net"
 	"slices"
 	"strings"
@@ -31,7 +30,10 @@ type opening struct {
 	early  *earlyDial
 	conn   *Conn
 	socket *tlsSocket
-	heard  bool // the ClientHello was understood
+	heard  bool   // the ClientHello was understood
+	shown  bool   // the client was, or is about to be, shown a certificate
+	spoke  bool   // it sent something inside TLS
+	since  uint64 // when it was shown that, see distrusts.now
 	own    *tls.Certificate
 	err    error // why it comes to nothing
 	mirror choice
@@ -53,11 +55,11 @@ func (op *opening) openTLS() error {
 	err := op.handshake(nc)
 	switch {
 	case op.socket.gone != nil:
-		return c.refusedBy(op.conn, op.socket.gone)
+		return op.failed(op.socket.gone)
 	case op.socket.held:
 		return cmp.Or(op.err, errNotOpened)
 	case err != nil:
-		return c.refusedBy(op.conn, op.socket.explain(err))
+		return op.handshakeFailed(op.socket.explain(err))
 	}
 	c.enterTLS(nc, op.socket)
 	return nil
@@ -81,7 +83,7 @@ func (c *client) enterTLS(nc *tls.Conn, socket *tlsSocket) {
 // configFor implements helloHandler: it decides, with the ClientHello in hand.
 func (op *opening) configFor(hello *tls.ClientHelloInfo) (*tls.Config, error) {
 	c := op.c
-	op.heard = true
+	op.heard, op.since = true, c.p.distrusts.now()
 	op.describe(hello)
 	op.early.stopListening()
 	c.s.resume()
@@ -202,6 +204,7 @@ func (op *opening) insist(protocol string) bool {
 
 // certificate implements helloHandler. A resumed handshake needs none.
 func (op *opening) certificate(hello *tls.ClientHelloInfo) (cert *tls.Certificate, err error) {
+	defer func() { op.shown, op.since = err == nil, op.c.p.distrusts.now() }()
 	defer op.c.recovered("tls", &err)
 	if op.own != nil {
 		return op.own, nil
@@ -213,16 +216,6 @@ func (op *opening) certificate(hello *tls.ClientHelloInfo) (cert *tls.Certificat
 	}
 	ca := op.c.p.CA
 	return ca.certificate(namesFor(op.conn.ServerName, host, mirror), ca.keys.kindFor(hello))
-}
-
-// refusedBy gives an error of the client's TLS its step, and remembers a client that does not
-// accept the certificate that it was shown. In TLS 1.3 that may come after the handshake.
-func (c *client) refusedBy(conn *Conn, err error) error {
-	if isCertificateAlert(err) {
-		c.p.distrusts.put(c.distrust(conn))
-		err = fmt.Errorf("%w: %w", ErrCertificateRefused, err)
-	}
-	return &OpError{Op: "client tls", Addr: conn.Destination.Addr, Err: err}
 }
 
 func (c *client) distrust(conn *Conn) distrust {

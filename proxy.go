@@ -33,7 +33,9 @@ type Proxy struct {
 	// Dial opens connections to origin servers. Nil: a net.Dialer. See [CheckedDial].
 	Dial DialFunc
 	// CA issues the certificates that are shown to clients whose TLS is opened, so that hooks
-	// see what is inside. Nil: TLS is tunnelled, never opened, but for ClientTLS.
+	// see what is inside. Nil: TLS is tunnelled, never opened, but for ClientTLS. A client that has
+	// an earlier session with the origin and sends early data for that (RFC 8446, section
+	// 4.2.10) is refused once by an alert, which [Flow.Err] says; it comes back without.
 	CA *CA
 	// ClientTLS is used towards clients whose TLS is opened. Where it has a certificate, of
 	// GetCertificate or of Certificates, that fits the ClientHello, that is shown in place of
@@ -56,9 +58,10 @@ type Proxy struct {
 	// origins, in the format of SSLKEYLOGFILE, with which others can read the traffic. A
 	// KeyLogWriter of ClientTLS or OriginTLS comes first.
 	KeyLogWriter io.Writer
-	// TunnelPinned, if more than 0, is for how long a client that refused our certificate for a
-	// name is tunnelled there, unread, unless a ConnHook says otherwise: as programs need
-	// that accept one certificate only.
+	// TunnelPinned is how long the proxy tunnels, unread, instead of intercepting, what a client
+	// sends to a server name after it has refused our certificate for that (see
+	// [ErrCertificateRefused]), as programs with pinned certificates do. A ConnHook that answers
+	// Intercept or Reject takes precedence. 0 or less: never.
 	TunnelPinned time.Duration
 	// Via is the name under which the proxy adds itself to the Via field of messages
 	// (RFC 9110, section 7.6.3); a request that has it already is a loop and refused. Empty:

@@ -169,7 +169,7 @@ func (c *client) serveTLS(r *route, flow *Flow, conn *Conn, early *earlyDial) er
 		c.s.close()
 		return err
 	}
-	return c.serveInside(op)
+	return op.judge(c.serveInside(op))
 }
 
 // serveInside finds out what is spoken inside TLS and serves that.
@@ -189,6 +189,9 @@ func (c *client) serveInside(op *opening) error {
 	}
 	var err error
 	conn.Protocol, err = c.firstBytes(op.early, r)
+	if len(c.s.buffered()) > 0 {
+		op.accepted()
+	}
 	if waits && !c.wake() {
 		op.early.close()
 		return nil
@@ -196,7 +199,7 @@ func (c *client) serveInside(op *opening) error {
 	if err != nil {
 		op.early.reset()
 		c.s.reset()
-		return c.refusedBy(op.conn, err)
+		return op.failed(err)
 	}
 	op.early.stopListening()
 	c.s.resume()
@@ -290,6 +293,7 @@ func (c *client) firstBytes(early *earlyDial, r *route) (Protocol, error) {
 			c.s.readWithin(prefixWait)
 		}
 		err := c.s.fill(c.p.limits.requestLine)
+		c.ended = err == io.EOF
 		switch {
 		case err == nil:
 			continue

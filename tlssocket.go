@@ -208,6 +208,9 @@ func (s *tlsSocket) explain(err error) error {
 	if len(s.alert) < alertSize {
 		return err
 	}
+	if s.alert[1] == 0 { // close_notify
+		return io.EOF
+	}
 	return &net.OpError{Op: "remote error", Err: tls.AlertError(s.alert[1])}
 }
 
