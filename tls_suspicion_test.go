@@ -95,7 +95,9 @@ func TestR85_OtherAlerts(t *testing.T) {
 
 // hangUps are ways of clients to show nothing but that they are not content.
 var hangUps = map[string]func(t *testing.T, s *openedSite, proxy string, config *tls.Config){
-	"close_notify": func(t *testing.T, s *openedSite, proxy string, config *tls.Config) { s.mustSpeak(t, proxy, config).Close() },
+	"close_notify": func(t *testing.T, s *openedSite, proxy string, config *tls.Config) {
+		s.mustSpeak(t, proxy, config).Close()
+	},
 	"end": func(t *testing.T, s *openedSite, proxy string, config *tls.Config) {
 		tcpOf(s.mustSpeak(t, proxy, config)).Close()
 	},
