@@ -35,7 +35,7 @@ func (op *opening) handshakeFailed(err error) error {
 	case isCertificateAlert(err), op.shown && isComplaint(err):
 		return op.refused(err)
 	case op.shown && isHangUp(err):
-		return op.suspected(errLeftHandshake, err)
+		return op.suspected(fmt.Errorf("%w: %w", errLeftHandshake, err))
 	case err.Error() == "tls: client sent unexpected early data": // crypto/tls has no error for it
 		err = errEarlyData
 	}
@@ -43,24 +43,37 @@ func (op *opening) handshakeFailed(err error) error {
 }
 
 // judge looks at how a connection ended after the handshake, with err, and gives it a reason if
-// nothing was said on it.
+// nothing was said on it. Errors of other steps may be the origin's.
 func (op *opening) judge(err error) error {
 	c := op.c
-	switch {
-	case op.spoke, c.moved, err == errIsHTTP, c.state.Load() == clientClosed:
-		return err
-	case isCertificateAlert(err):
-		return op.refused(errors.Unwrap(err))
-	case !c.ended && !isHangUp(err) && !isComplaint(err):
-		if err == nil {
-			err = op.failed(errIdle)
-		}
+	if op.spoke || c.moved || err == errIsHTTP || c.state.Load() == clientClosed {
 		return err
 	}
+	var step *OpError
+	ours := errors.As(err, &step) && step.Op == clientTLSStep
+	switch {
+	case ours && isCertificateAlert(step.Err):
+		return op.refused(step.Err)
+	case c.ended, ours && (isHangUp(step.Err) || isComplaint(step.Err)):
+		return op.unused(err)
+	case err == nil:
+		return op.failed(errIdle)
+	}
+	return err
+}
+
+// unused is a connection that the client has closed without sending anything. cause, if not nil, is
+// what came of it here.
+func (op *opening) unused(cause error) error {
 	if op.flow != nil {
 		op.flow.Tunnel = false
 	}
-	return op.suspected(errLeftUnused, err)
+	suspicion := op.suspected(errLeftUnused)
+	var step *OpError
+	if errors.As(cause, &step) && step.Op != "relay" && step.Op != clientTLSStep && !errors.Is(suspicion, ErrCertificateRefused) {
+		return cause // the origin could not be reached
+	}
+	return suspicion
 }
 
 // accepted notes that the client has sent something inside TLS.
@@ -74,17 +87,12 @@ func (op *opening) refused(err error) error {
 	return op.failed(fmt.Errorf("%w: %w", ErrCertificateRefused, err))
 }
 
-// suspected returns how, what the client did, as a refusal if it is not the first time. cause, if
-// not nil, is what came of it here.
-func (op *opening) suspected(how, cause error) error {
+// suspected returns err, what the client did, as a refusal if it is not the first time.
+func (op *opening) suspected(err error) error {
 	if op.c.p.distrusts.suspect(op.c.distrust(op.conn), op.since) {
-		return op.refused(how)
+		return op.refused(err)
 	}
-	var step *OpError
-	if errors.As(cause, &step) && step.Op != "relay" && step.Op != clientTLSStep { // the client is the lesser evil
-		return cause
-	}
-	return op.failed(how)
+	return op.failed(err)
 }
 
 // clientTLSStep is the OpError.Op of the TLS with clients.

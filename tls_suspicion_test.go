@@ -260,6 +260,36 @@ func TestR85_ServerFirst(t *testing.T) {
 	})
 }
 
+// What an origin does to the proxy is nothing that the client did.
+func TestR85_OriginFails(t *testing.T) {
+	for name, config := range map[string]*tls.Config{
+		"alert in the handshake":    {ClientAuth: tls.RequireAnyClientCert, MaxVersion: tls.VersionTLS12},
+		"alert after the handshake": {ClientAuth: tls.RequireAnyClientCert},
+		"nobody":                    nil,
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := newRawSite(t, entries[0], "127.0.0.1:1")
+			if config != nil {
+				config.Certificates = []tls.Certificate{s.root.leaf("site.test", newKey(t), nil)}
+				s.serve("site.test", config)
+			}
+			done, flows := doneHook()
+			s.p.Hooks, s.p.TunnelPinned = []mitm.Hook{done}, time.Hour
+			s.p.TunnelTimeout = time.Second / 4
+			proxy := start(t, s.p)
+			for range 2 {
+				c := s.mustSpeak(t, proxy, s.trusting())
+				io.Copy(io.Discard, c) // silent until the proxy ends it
+				c.Close()
+				if f := nextFlow(t, flows); f.Err == nil || errors.Is(f.Err, mitm.ErrCertificateRefused) {
+					t.Errorf("flow ended with %v", f.Err)
+				}
+			}
+		})
+	}
+}
+
 // A suspicion fades, and a client that is only idle raises none.
 func TestR85_SuspicionEnds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
