@@ -21,7 +21,8 @@ const (
 	backdate = 24 * time.Hour
 	// maxCommonName is the upper bound of a common name (RFC 5280, appendix A.1).
 	maxCommonName = 64
-	// maxMirrored is how many names are taken over from an origin's certificate.
+	// maxMirrored is how many names are taken over from an origin's certificate. With that many
+	// mbedTLS and wolfSSL, which read certificates of at most 16 KiB, can't read the origin's either.
 	maxMirrored = 1000
 )
 

@@ -46,7 +46,7 @@ func (op *opening) handshakeFailed(err error) error {
 // nothing was said on it. Errors of other steps may be the origin's.
 func (op *opening) judge(err error) error {
 	c := op.c
-	if op.spoke || c.moved || err == errIsHTTP || c.state.Load() == clientClosed {
+	if op.spoke || c.moved || err == errIsHTTP && !c.ended || c.state.Load() == clientClosed {
 		return err
 	}
 	var step *OpError

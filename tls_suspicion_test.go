@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/url"
 	"slices"
 	"strings"
 	"sync"
@@ -258,6 +259,36 @@ func TestR85_ServerFirst(t *testing.T) {
 			}
 		}
 	})
+}
+
+// Where nothing but HTTP is served it is the same.
+func TestR85_Reverse(t *testing.T) {
+	e := entry{"reverse", mitm.Reverse{Target: &url.URL{Scheme: "https", Host: "site.test"}}, "site.test:443", func(t testing.TB, proxy, early string) *peer {
+		c := dial(t, proxy)
+		c.send(early)
+		return c
+	}}
+	for name, hangUp := range hangUps {
+		for _, protocol := range []string{"", "http/1.1"} {
+			t.Run(name+" "+protocol, func(t *testing.T) {
+				s := newSite(t, e)
+				done, flows := doneHook()
+				s.p.Hooks = []mitm.Hook{done}
+				proxy := start(t, s.p)
+				want(t, askTLS(t, s.mustSpeak(t, proxy, s.trusting()), "/x"), "HTTP/1.1 /x")
+				for n := range 2 {
+					hangUp(t, s, proxy, only(s.trusting(strings.Fields(protocol)...), tls.VersionTLS13))
+					f := nextFlow(t, flows)
+					for f.Method == "GET" {
+						f = nextFlow(t, flows)
+					}
+					if f.Err == nil || errors.Is(f.Err, mitm.ErrCertificateRefused) != (n > 0) {
+						t.Errorf("flow ended with %v", f.Err)
+					}
+				}
+			})
+		}
+	}
 }
 
 // What an origin does to the proxy is nothing that the client did.
