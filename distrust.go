@@ -50,7 +50,7 @@ type distrusts struct {
 
 	mu    sync.Mutex
 	until map[distrust]time.Time
-	idle  map[distrust]moment // when the latest connection ended that nothing came of
+	idle  map[distrust]moment // when a connection ended that nothing came of
 	spoke map[distrust]uint64 // when, in ticks, the client last sent something
 }
 
@@ -102,10 +102,13 @@ func (ds *distrusts) suspect(d distrust, since uint64) bool {
 		return false
 	}
 	before, ok := ds.idle[d]
-	again := ok && before.tick < since && time.Since(before.at) < suspicionLife
+	ok = ok && time.Since(before.at) < suspicionLife
+	if ok && before.tick > since { // both were open at once: one sign
+		return false
+	}
 	ds.idle = room(ds.idle)
 	ds.idle[d] = moment{ds.now(), time.Now()}
-	return again
+	return ok
 }
 
 // accept notes that the client accepts the certificate.

@@ -27,6 +27,23 @@ func TestDistrustsBound(t *testing.T) {
 	}
 }
 
+// Connections that overlap are one sign, and the next one is another however many there are.
+func TestDistrustsOverlap(t *testing.T) {
+	ds := &distrusts{}
+	d := distrust{"client", "name", "addr"}
+	first, second := ds.now(), ds.now()
+	if ds.suspect(d, first) {
+		t.Error("the first is a refusal")
+	}
+	third := ds.now()
+	if ds.suspect(d, second) {
+		t.Error("one that was open with the first is a refusal")
+	}
+	if !ds.suspect(d, third) {
+		t.Error("one that was opened after the first is none")
+	}
+}
+
 // Other clients that send something don't make anybody forget who is suspected.
 func TestDistrustsOfOthers(t *testing.T) {
 	ds := &distrusts{}
