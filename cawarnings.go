@@ -12,7 +12,8 @@ import (
 // Warnings returns what is in the certificates of an authority that many clients do not accept, a
 // sentence for each finding, which names those that are known to. It returns nil for every
 // authority of [NewCA]. A [Proxy] logs the warnings of its CA when it starts.
-func (ca *CA) Warnings() (warnings []string) {
+func (ca *CA) Warnings() []string {
+	var warnings []string
 	for _, cert := range ca.chain {
 		for _, w := range caWarnings {
 			if w.about(cert) {

@@ -35,7 +35,7 @@ type Proxy struct {
 	// CA issues the certificates that are shown to clients whose TLS is opened, so that hooks
 	// see what is inside. Nil: TLS is tunnelled, never opened, but for ClientTLS. A client that has
 	// an earlier session with the origin and sends early data for that (RFC 8446, section
-	// 4.2.10) is refused once by an alert, which [Flow.Err] says; it comes back without.
+	// 4.2.10) is refused by an alert, which [Flow.Err] says; browsers come back without.
 	CA *CA
 	// ClientTLS is used towards clients whose TLS is opened. Where it has a certificate, of
 	// GetCertificate or of Certificates, that fits the ClientHello, that is shown in place of
