@@ -34,6 +34,9 @@ type client struct {
 	isCut  chan struct{}               // closed when cut is through
 	drain  atomic.Pointer[http.Server] // of a client that speaks HTTP/2
 
+	ended bool // it sent nothing to the end of what firstBytes read
+	moved bool // a relay moved bytes
+
 	fixed  *route // the connection's own destination; nil: each request names one
 	routes routes
 	watch  watch
@@ -326,7 +329,9 @@ func (c *client) relay(o *origin, flow *Flow) error {
 		flow.Tunnel = true
 		r.up, r.down = &flow.up, &flow.down
 	}
-	if err := r.run(); err != nil {
+	err := r.run()
+	c.moved = r.up.Load()+r.down.Load() > 0
+	if err != nil {
 		return &OpError{Op: "relay", Addr: o.key.addr, Err: err}
 	}
 	return nil

@@ -20,10 +20,11 @@ Data flows down this list. Each step is a file, or a few.
 	decide    hook.go       what embedders plug in; flow.go: what they are told; refuse.go: a hook
 	                        that refuses what others could not read
 	tls       intercept.go  the client's TLS is opened with the ClientHello in hand; then sniff
-	                        again. clienthello.go: one that crypto/tls refuses; clienttls.go: what all of these share, ca.go and leaf.go: the
-	                        certificates (leafconstraints.go, leafcache.go, cadir.go), choice.go:
-	                        what origins negotiated before, distrust.go: clients that refuse our
-	                        certificate
+	                        again. clienthello.go: one that crypto/tls refuses; clienttls.go: what
+	                        all of these share, ca.go and leaf.go: the certificates (leafkeys.go,
+	                        leafconstraints.go, leafcache.go, cadir.go; cawarnings.go: what clients
+	                        may not like), choice.go: what origins negotiated before, refusal.go
+	                        and distrust.go: clients that refuse our certificate
 	exchange  target.go     what requests of both versions have in common: each has a route.go
 	          http1.go      one HTTP/1 request and its response: answer.go ends it, connect.go has
 	                        CONNECT, 101 and TRACE

@@ -97,7 +97,7 @@ func (o *origin) quiet() bool {
 	err := <-o.listening
 	o.listening = nil
 	o.s.resume()
-	return isTimeout(err)
+	return isTimeout(err) && (o.s.tls == nil || !o.s.tls.broken)
 }
 
 // close closes an idle connection.

@@ -189,7 +189,7 @@ func (c *client) serveTLS(r *route, flow *Flow, conn *Conn, early *earlyDial) er
 		c.s.close()
 		return err
 	}
-	return c.serveInside(op)
+	return op.judge(c.serveInside(op))
 }
 
 // serveInside finds out what is spoken inside TLS and serves that.
@@ -210,10 +210,13 @@ func (c *client) serveInside(op *opening) error {
 	}
 	var err error
 	conn.Protocol, err = c.firstBytes(op.early, r)
+	if len(c.s.buffered()) > 0 {
+		op.accepted()
+	}
 	if err != nil && !errors.Is(err, ErrUnread) {
 		op.early.reset()
 		c.s.reset()
-		return c.refusedBy(op.conn, err)
+		return op.failed(err)
 	}
 	if conn.Protocol == TLS { // in TLS
 		conn.Protocol = Other
@@ -235,6 +238,10 @@ func (c *client) serveNegotiated(op *opening) error {
 		op.early.close()
 		return nil
 	}
+	c.ended = err == io.EOF
+	if len(c.s.buffered()) > 0 {
+		op.accepted()
+	}
 	switch have := c.s.buffered(); {
 	case len(have) > 0 && op.route.conn.Protocol == HTTP2 && !mayBePreface(have):
 		c.s.resume()
@@ -248,7 +255,7 @@ func (c *client) serveNegotiated(op *opening) error {
 	}
 	op.early.reset()
 	c.s.reset()
-	return c.refusedBy(op.conn, err)
+	return op.failed(err)
 }
 
 // refuseHTTP2 ends the connection of a client that has negotiated HTTP/2 and speaks something else, by
@@ -353,6 +360,7 @@ func (c *client) firstBytes(early *earlyDial, r *route) (Protocol, error) {
 			c.s.readWithin(pause)
 		}
 		err := c.s.fill(c.p.limits.requestLine)
+		c.ended = err == io.EOF
 		have = c.s.buffered()
 		switch {
 		case err == nil:

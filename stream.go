@@ -171,6 +171,10 @@ func (s *stream) pending() bool {
 // that was reset has nothing more to read.
 func (s *stream) broken() bool { return s.pending() && s.err != nil }
 
+// late reports whether the read deadline has passed. A timeout before that is an earlier one that the
+// connection remembers: another deadline changes nothing.
+func (s *stream) late() bool { return !s.readBy.IsZero() && !time.Now().Before(s.readBy) }
+
 // overdue says whether the write deadline has passed.
 func (s *stream) overdue() bool {
 	return !s.writeBy.IsZero() && !time.Now().Before(s.writeBy)

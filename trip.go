@@ -272,7 +272,7 @@ func (t *trip) readResponse() error {
 func (t *trip) readHead() error {
 	limits := t.limits.head
 	b, err := t.o.s.readHead(limits.bytes)
-	for isTimeout(err) && t.mayWait() {
+	for isTimeout(err) && t.o.s.late() && t.mayWait() {
 		t.o.s.readWithin(t.limits.responseTime)
 		b, err = t.o.s.readHead(limits.bytes)
 	}
