@@ -273,7 +273,7 @@ func withoutPort(addr, port string) string {
 func announced(header http.Header) (trailer http.Header) {
 	for _, list := range header["Trailer"] {
 		tokens([]byte(list), func(name []byte) bool {
-			if !allowedInTrailer(&field{name: name, kind: kindOf(name)}) {
+			if !mayTrail(name) {
 				return true
 			}
 			if trailer == nil {

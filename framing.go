@@ -53,6 +53,7 @@ const (
 type control struct {
 	framing
 	hasLength, hasTE bool
+	pads             bool // chunk sizes may be padded, see parseChunkSize
 
 	hosts int
 	host  []byte // the last Host field
@@ -207,6 +208,7 @@ func (c *control) request(minor int) error {
 // response decides the framing of a response to method. A faulty one that can still
 // be read in one way sets close, so that nothing after it is believed.
 func (c *control) response(minor, status int, method string) {
+	c.pads = true
 	switch {
 	case hasNoContent(status, method):
 		c.kind = noContent

@@ -247,6 +247,13 @@ func allowedInTrailer(f *field) bool {
 	return false
 }
 
+// mayTrail is allowedInTrailer for a name in a Trailer field (RFC 9110, section 6.6.2).
+func mayTrail[T []byte | string](name T) bool {
+	f := field{name: []byte(name)}
+	f.kind = kindOf(f.name)
+	return isToken(name) && allowedInTrailer(&f)
+}
+
 func isBlank(c byte) bool { return c == ' ' || c == '\t' }
 
 func trimBlanks(b []byte) []byte {

@@ -199,7 +199,15 @@ func (x *exchange) read() error {
 		return errMaxForwards
 	}
 	x.control.close = x.control.close || x.line.minor == 0 // RFC 9112, section 9.3
-	return cmp.Or(x.control.checkHost(x.line.minor), x.checkVia())
+	return cmp.Or(x.checkHost(), x.checkVia())
+}
+
+// checkHost lets a CONNECT do without Host, which old clients leave out: its target says it all.
+func (x *exchange) checkHost() error {
+	if x.line.form == authorityForm && x.control.hosts == 0 {
+		return nil
+	}
+	return x.control.checkHost(x.line.minor)
 }
 
 // errConnectContent: what follows a CONNECT belongs to the tunnel (RFC 9110, section 9.3.6).

@@ -149,12 +149,20 @@ func (x *http2Exchange) readFields() error {
 		}
 		c.maxForwards = int(n)
 	}
-	if len(x.req.Trailer) > 0 { // which net/http has moved
-		for name := range x.req.Trailer {
-			x.req.Header.Add("Trailer", name)
-		}
-	}
+	x.readTrailerNames()
 	return nil
+}
+
+// readTrailerNames puts back the Trailer field, which net/http has moved. What may be no trailer is
+// dropped when it comes.
+func (x *http2Exchange) readTrailerNames() {
+	for name := range x.req.Trailer {
+		if !mayTrail(name) {
+			delete(x.req.Trailer, name)
+			continue
+		}
+		x.req.Header.Add("Trailer", name)
+	}
 }
 
 // readLength finds out how long the content is. That it is what Content-Length says is seen

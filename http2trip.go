@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"maps"
 	"net/http"
 	"net/http/httptrace"
 	"net/textproto"
@@ -128,10 +129,13 @@ func (t *hookedTrip) forHTTP2(req *http.Request) (*http.Request, *http2Upload, e
 		return nil, nil, err
 	}
 	trace := &httptrace.ClientTrace{Got1xxResponse: func(code int, header textproto.MIMEHeader) error {
+		if !t.interims.more() {
+			return errInterim
+		}
 		return h.interimHTTP2(http2Interim{code, header})
 	}}
 	out := blankRequest.WithContext(httptrace.WithClientTrace(t.ctx, trace))
-	out.Method, out.Header, out.Host, out.Trailer = req.Method, header, host, req.Trailer
+	out.Method, out.Header, out.Host, out.Trailer = req.Method, header, host, soundTrailer(req.Trailer)
 	out.URL = &url.URL{Scheme: req.URL.Scheme, Host: req.URL.Host, Opaque: "//" + host + target}
 	if target == "*" {
 		out.URL.Opaque = target
@@ -145,7 +149,7 @@ func (t *hookedTrip) forHTTP2(req *http.Request) (*http.Request, *http2Upload, e
 	}
 	body := &http2Upload{
 		h: h, trip: t, sweeper: &h.client.p.http2.sweeper,
-		src: src, framing: f, trailer: req.Trailer, c: req.Body,
+		src: src, framing: f, trailer: out.Trailer, left: req.Trailer, c: req.Body,
 	}
 	if out.ContentLength = f.contentLength(); src != nil {
 		out.Body = body
@@ -227,7 +231,8 @@ type http2Upload struct {
 	trip    *hookedTrip
 	src     *readerSource
 	framing framing
-	trailer http.Header
+	trailer http.Header // as it is sent
+	left    http.Header // as hooks left it
 	rest    []byte
 	c       io.Closer
 	touched atomic.Bool
@@ -243,7 +248,7 @@ func (u *http2Upload) Read(p []byte) (n int, err error) {
 	if len(u.rest) == 0 {
 		u.rest, err = u.src.next()
 		if err == io.EOF {
-			fillTrailer(u.trailer, u.h.req.Trailer)
+			u.fillTrailers()
 		}
 		if err == io.EOF && u.framing.kind == knownLength && u.src.sent() < u.framing.length {
 			err = errContentShort
@@ -260,6 +265,23 @@ func (u *http2Upload) Read(p []byte) (n int, err error) {
 		u.sent()
 	}
 	return n, nil
+}
+
+// soundTrailer returns trailer without what may be none, which net/http would not send a request with.
+func soundTrailer(trailer http.Header) http.Header {
+	sound := maps.Clone(trailer)
+	maps.DeleteFunc(sound, func(name string, _ []string) bool { return !mayTrail(name) })
+	return sound
+}
+
+// fillTrailers is called at the end of the content, when the trailers have come and hooks have set theirs.
+func (u *http2Upload) fillTrailers() {
+	fillTrailer(u.left, u.h.req.Trailer)
+	for name, values := range u.left {
+		if mayTrail(name) {
+			u.trailer[name] = values
+		}
+	}
 }
 
 // sent is called when net/http is through with what it has read, which it tells by wanting more,

@@ -73,6 +73,8 @@ func (w *rewrite) appendField(dst []byte, f *field) []byte {
 			return dst
 		}
 		return appendLine(dst, f, []byte("trailers"))
+	case trailerField: // some servers refuse a message that announces others, which do not come anyway
+		return appendList(dst, f, mayTrail[[]byte])
 	}
 	if w.response {
 		return append(append(dst, f.line...), "\r\n"...)
@@ -172,26 +174,44 @@ func (w *rewrite) upgrades() bool { return w.control.upgrade && w.minor > 0 }
 
 // appendUpgrade drops protocols that we would be blind to.
 func (w *rewrite) appendUpgrade(dst []byte, f *field) []byte {
-	if !w.upgrades() || !tunnellable(f.value) {
+	if !w.upgrades() {
 		return dst
 	}
+	return appendList(dst, f, upgradable)
+}
+
+// appendList appends f with those elements that keep allows: as it came if these are all, and not at
+// all if there are none.
+func appendList(dst []byte, f *field, keep func(element []byte) bool) []byte {
 	start := len(dst)
 	dst = append(append(dst, f.name...), ": "...)
-	all := true
-	tokens(f.value, func(token []byte) bool {
-		if upgradable(token) {
-			dst = append(append(dst, token...), ", "...)
-		} else {
-			all = false
-		}
-		return true
-	})
-	if all {
+	before := len(dst)
+	dst, all := appendElements(dst, f.value, keep)
+	switch {
+	case all:
 		dst = append(dst[:start], f.line...)
-	} else {
-		dst = dst[:len(dst)-len(", ")]
+	case len(dst) == before:
+		return dst[:start]
 	}
 	return append(dst, "\r\n"...)
+}
+
+// appendElements appends those elements of a list that keep allows and reports whether these are all.
+func appendElements(dst, list []byte, keep func(element []byte) bool) (b []byte, all bool) {
+	start := len(dst)
+	all = true
+	tokens(list, func(element []byte) bool {
+		switch {
+		case !keep(element):
+			all = false
+			return true
+		case len(dst) > start:
+			dst = append(dst, ", "...)
+		}
+		dst = append(dst, element...)
+		return true
+	})
+	return dst, all
 }
 
 // appendMissing adds what the message needs and did not have.

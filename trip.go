@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"sync/atomic"
+	"time"
 )
 
 // Errors of responses, beside those of their syntax.
@@ -15,8 +16,26 @@ var (
 	errStale      = errors.New("connection closed, or not quiet, while it was idle")
 )
 
-// maxInterim bounds how many 1xx responses may come before the final one.
-const maxInterim = 64
+// maxInterim bounds how many 1xx responses may come without a second between them. One now and then
+// shows that an origin is at work, for however long.
+const maxInterim = 100
+
+// interims counts the latest 1xx responses that have come without a second between them.
+type interims struct {
+	n    int
+	last time.Time
+}
+
+// more reports whether another one may come now.
+func (i *interims) more() bool {
+	now := time.Now()
+	if now.Sub(i.last) >= time.Second {
+		i.n = 0
+	}
+	i.last = now
+	i.n++
+	return i.n <= maxInterim
+}
 
 // trip carries one request to an origin server and brings the response back. The
 // goroutine that runs it writes the request and reads the response; content that is
@@ -49,10 +68,11 @@ type trip struct {
 	unhook     func() bool     // stops watching ctx
 	sentBefore bool            // the upload was complete when the origin ran out of time before
 
-	head    head
-	status  statusLine
-	control control
-	body    body
+	head     head
+	status   statusLine
+	control  control
+	interims interims
+	body     body
 }
 
 // tripOwner is the exchange that a trip is made for.
@@ -249,7 +269,7 @@ func (t *trip) mayWait() bool {
 
 // readResponse reads heads up to the final one and passes interim ones on.
 func (t *trip) readResponse() error {
-	for range maxInterim {
+	for {
 		t.o.s.readWithin(t.limits.responseTime)
 		if err := t.readHead(); err != nil {
 			return err
@@ -261,11 +281,13 @@ func (t *trip) readResponse() error {
 			t.body.start(t.o.s, &t.control, t.limits.contentTime, t.limits.head)
 			return nil
 		}
+		if !t.interims.more() {
+			return errInterim
+		}
 		if err := t.owner.interim(t); err != nil {
 			return err
 		}
 	}
-	return errInterim
 }
 
 // readHead reads and understands one response head.
