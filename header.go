@@ -3,6 +3,7 @@ package mitm
 import (
 	"bytes"
 	"errors"
+	"slices"
 	"strings"
 )
 
@@ -86,6 +87,10 @@ type field struct {
 type head struct {
 	start  []byte // request line or status line, without the line end
 	fields []field
+}
+
+func hasField(fields []field, kind fieldKind) bool {
+	return slices.ContainsFunc(fields, func(f field) bool { return f.kind == kind })
 }
 
 // headEnd returns the length of the head that b starts with, or 0 if its end is not

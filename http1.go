@@ -296,7 +296,8 @@ func (x *exchange) forward() {
 	t.request.out = appendRequestLine(t.request.out, x.line.method, x.target())
 	w := x.requestRewrite()
 	t.request.out = w.appendTo(t.request.out)
-	t.upgrade, t.bound = w.upgrades(), x.control.connectionBound
+	t.bound = x.control.connectionBound
+	t.asks(&w)
 	t.owner = x
 	all, err := t.request.collect(x.body)
 	if err != nil {
@@ -371,7 +372,7 @@ func (x *exchange) appendResponseHead(dst []byte, t *trip, f framing, closing bo
 	dst = appendStatusLine(dst, t.status.code, t.status.reason)
 	w := rewrite{
 		fields: t.head.fields, control: &t.control, framing: f, response: true,
-		status: t.status.code, minor: t.status.minor, close: closing, via: x.client.p.Via,
+		status: t.status.code, minor: t.status.minor, close: closing, via: x.client.p.Via, protocol: t.protocol,
 	}
 	return w.appendTo(dst)
 }

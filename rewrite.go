@@ -17,6 +17,7 @@ type rewrite struct {
 
 	response bool
 	status   int    // of a response
+	protocol string // of a 101 that names none
 	minor    int    // HTTP/1.minor of the sender
 	http2    bool   // which spoke HTTP/2
 	host     []byte // request: what the Host field becomes
@@ -33,6 +34,7 @@ const (
 	wroteHost = 1 << iota
 	wroteConnection
 	wroteTE
+	wroteUpgrade
 )
 
 // once says whether what has not happened before.
@@ -169,14 +171,17 @@ func (w *rewrite) appendConnection(dst []byte, f *field) []byte {
 	return appendLine(dst, f, options)
 }
 
-// upgrades says whether an Upgrade field goes on. HTTP/1.0 has none.
-func (w *rewrite) upgrades() bool { return w.control.upgrade && w.minor > 0 }
+// upgrades says whether an Upgrade field goes on. HTTP/1.0 has none, but some servers say 1.0 in a 101.
+func (w *rewrite) upgrades() bool { return w.control.upgrade && (w.minor > 0 || w.switches()) }
+
+func (w *rewrite) switches() bool { return w.response && w.status == http.StatusSwitchingProtocols }
 
 // appendUpgrade drops protocols that we would be blind to.
 func (w *rewrite) appendUpgrade(dst []byte, f *field) []byte {
 	if !w.upgrades() {
 		return dst
 	}
+	w.once(wroteUpgrade)
 	return appendList(dst, f, upgradable)
 }
 
@@ -228,6 +233,9 @@ func (w *rewrite) appendMissing(dst []byte) []byte {
 	}
 	if w.response && !w.control.hasDate && w.status/100 != 1 { // RFC 9110, section 6.6.1
 		dst = appendDate(dst)
+	}
+	if w.switches() && w.once(wroteUpgrade) {
+		dst = append(append(append(dst, "Upgrade: "...), w.protocol...), "\r\n"...)
 	}
 	return w.appendConnection(dst, &field{name: []byte("Connection")})
 }

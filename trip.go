@@ -48,13 +48,14 @@ type trip struct {
 	owner   tripOwner
 	route   *route
 
-	method  string
-	request sender // request.out holds the head and what content goes with it
-	source  source // content that is still to come; nil: none
-	content *body  // the client's content if that is the source
-	stop    func() // makes a waiting source return, if it does not read from the client; nil: it does
-	upgrade bool   // the request asks for an upgrade
-	bound   bool   // the request carries credentials that bind its connection
+	method   string
+	request  sender // request.out holds the head and what content goes with it
+	source   source // content that is still to come; nil: none
+	content  *body  // the client's content if that is the source
+	stop     func() // makes a waiting source return, if it does not read from the client; nil: it does
+	upgrade  bool   // the request asks for an upgrade
+	protocol string // to this; "": there is a choice
+	bound    bool   // the request carries credentials that bind its connection
 
 	o          *origin
 	given      *origin     // a connection that was opened for it already
@@ -274,7 +275,7 @@ func (t *trip) readResponse() error {
 		if err := t.readHead(); err != nil {
 			return err
 		}
-		if t.status.code == 101 && (!t.upgrade || !t.join()) { // a tunnel begins behind the content
+		if t.status.code == 101 && (!t.mayUpgrade() || !t.join()) { // a tunnel begins behind the content
 			return errUpgrade
 		}
 		if t.status.code/100 != 1 || t.status.code == 101 {
@@ -288,6 +289,19 @@ func (t *trip) readResponse() error {
 			return err
 		}
 	}
+}
+
+// asks takes down what w asks for, which is not there any more when it is answered.
+func (t *trip) asks(w *rewrite) {
+	if t.upgrade = w.upgrades(); t.upgrade {
+		t.protocol = onlyProtocol(w.fields)
+	}
+}
+
+// mayUpgrade reports whether a 101 answers what the request asks for. One that names no protocol means
+// the one that there was to choose.
+func (t *trip) mayUpgrade() bool {
+	return t.upgrade && t.control.upgrade && (t.protocol != "" || hasField(t.head.fields, upgradeField))
 }
 
 // readHead reads and understands one response head.
