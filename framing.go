@@ -68,6 +68,7 @@ type control struct {
 	hasDate         bool
 	maxForwards     int  // -1: none
 	badForwards     bool // no number, or two; it counts for some methods only
+	proxyAuthorized bool // Proxy-Authorization
 	connectionBound bool // credentials that authenticate the connection: NTLM, Negotiate
 }
 
@@ -119,7 +120,8 @@ func (c *control) readOther(f *field) {
 		n, ok := parseDigits(f.value)
 		c.badForwards = c.badForwards || !ok || c.maxForwards >= 0
 		c.maxForwards = int(min(n, 1<<20))
-	case authorizationField, wwwAuthenticateField:
+	case authorizationField, wwwAuthenticateField, proxyAuthorizationField, proxyAuthenticateField:
+		c.proxyAuthorized = c.proxyAuthorized || f.kind == proxyAuthorizationField
 		c.connectionBound = c.connectionBound || bindsConnection(f.value)
 	}
 }

@@ -32,6 +32,7 @@ const (
 	keepAliveField
 	proxyConnectionField
 	proxyAuthorizationField
+	ownCredentialsField // one that is for the proxy itself, see consumeCredentials
 	teField
 	trailerField
 	upgradeField
@@ -42,6 +43,7 @@ const (
 	dateField
 	authorizationField
 	wwwAuthenticateField
+	proxyAuthenticateField
 )
 
 // knownFields is indexed by the length of the name, which tells most names apart.
@@ -60,6 +62,7 @@ var knownFields = [...][]struct {
 	14: {{"content-length", contentLengthField}, {"http2-settings", http2SettingsField}},
 	16: {{"proxy-connection", proxyConnectionField}, {"www-authenticate", wwwAuthenticateField}},
 	17: {{"transfer-encoding", transferEncodingField}},
+	18: {{"proxy-authenticate", proxyAuthenticateField}},
 	19: {{"proxy-authorization", proxyAuthorizationField}},
 }
 
@@ -247,7 +250,7 @@ func allowedInTrailer(f *field) bool {
 	case endToEnd, dateField, viaField:
 		return !equalFold(f.name, "set-cookie") && !equalFold(f.name, "cookie") &&
 			!equalFold(f.name, "content-encoding") && !equalFold(f.name, "content-type") &&
-			!equalFold(f.name, "content-range") && !equalFold(f.name, "proxy-authenticate")
+			!equalFold(f.name, "content-range")
 	}
 	return false
 }

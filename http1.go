@@ -192,6 +192,9 @@ func (x *exchange) read() error {
 	if err := x.control.request(x.line.minor); err != nil {
 		return err
 	}
+	if x.control.proxyAuthorized {
+		x.consumeCredentials()
+	}
 	if x.line.form == authorityForm && !x.control.framing.empty() {
 		return errConnectContent
 	}

@@ -165,7 +165,6 @@ func (h *hookedExchange) requestHeader(req *http.Request) (http.Header, error) {
 	if err := c.carry(header, req.Header); err != nil {
 		return nil, err
 	}
-	delete(header, "Proxy-Authorization")
 	delete(header, "Trailer") // which net/http makes of the field names in Trailer
 	if header["User-Agent"] == nil {
 		header["User-Agent"] = nil // or net/http adds its own

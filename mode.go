@@ -78,7 +78,8 @@ type Conn struct {
 	RawClientHello []byte
 
 	s        *stream
-	listener net.Addr // where the connection was accepted; nil: not by Serve
+	isOwn    func(credentials string) bool // says which the mode has asked for and got; nil: none
+	listener net.Addr                      // where the connection was accepted; nil: not by Serve
 }
 
 // RemoteAddr returns the client's address.

@@ -66,7 +66,7 @@ func (w *rewrite) appendField(dst []byte, f *field) []byte {
 		return w.appendFraming(dst, f)
 	case connectionField:
 		return w.appendConnection(dst, f)
-	case keepAliveField, proxyConnectionField, http2SettingsField:
+	case keepAliveField, proxyConnectionField, http2SettingsField, ownCredentialsField:
 		return dst
 	case upgradeField:
 		return w.appendUpgrade(dst, f)
@@ -95,8 +95,6 @@ func (w *rewrite) appendRequestField(dst []byte, f *field) []byte {
 			break
 		}
 		return w.appendHost(dst, f.name)
-	case proxyAuthorizationField: // for us, not for the origin (RFC 9110, section 11.7.2)
-		return dst
 	case expectField:
 		if w.minor == 0 { // RFC 9110, section 10.1.1
 			return dst
