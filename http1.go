@@ -310,7 +310,7 @@ func (x *exchange) forward() {
 	if all {
 		x.client.watch.arm()
 	} else {
-		t.source, t.content = x.body, x.body
+		t.source, t.content, t.expects = x.body, x.body, x.control.expectContinue && x.line.minor > 0
 	}
 	if err = t.run(x.client.ctx); err != nil {
 		x.countUp(x.body.count)
@@ -398,12 +398,13 @@ func (x *exchange) passResponse() {
 		return
 	}
 	f := x.forClient(t.control.framing)
-	closing := x.control.close || f.kind == closeFramed || t.uploadingStill() || x.client.p.closing.Load()
+	cut := t.uploadingStill() && !t.goesOn()
+	closing := x.control.close || f.kind == closeFramed || cut || x.client.p.closing.Load()
 	x.reply.start(x.client.s, f, x.client.p.limits.contentTime)
 	x.reply.out = x.appendResponseHead(x.reply.out, t, f, closing)
 	err := x.reply.send(&t.body)
 	x.countDown(t.body.count)
-	sent := t.finish()
+	sent := t.finish(err == nil)
 	x.countUp(x.body.count)
 	x.conclude(err, t.route.key.addr, closing, sent)
 }

@@ -43,6 +43,7 @@ func (t *hookedTrip) overHTTP2(c *http2Origin, req *http.Request) (*http.Respons
 	}
 	res.Request, res.TLS = req, c.o.state
 	if res.Body == http.NoBody {
+		body.ended.Store(true)
 		body.sweeper.forget(body)
 	} else {
 		body.sweeper.watch(body)
@@ -92,6 +93,7 @@ func (c *http2Content) Read(p []byte) (int, error) {
 	n, err := c.ReadCloser.Read(p)
 	c.up.moved()
 	if err != nil {
+		c.up.ended.Store(err == io.EOF)
 		c.up.sweeper.forget(c.up)
 	}
 	if err != nil && err != io.EOF && c.up.expired.Load() {
@@ -149,10 +151,11 @@ func (t *hookedTrip) forHTTP2(req *http.Request) (*http.Request, *http2Upload, e
 	}
 	body := &http2Upload{
 		h: h, trip: t, sweeper: &h.client.p.http2.sweeper,
-		src: src, framing: f, trailer: out.Trailer, left: req.Trailer, c: req.Body,
+		src: src, framing: f, trailer: out.Trailer, left: req.Trailer, c: req.Body, through: make(chan struct{}),
 	}
 	if out.ContentLength = f.contentLength(); src != nil {
-		out.Body = body
+		out.Body, t.up = body, body
+		h.uploads.Store(true)
 	}
 	h.sends(req)
 	return out, body, nil
@@ -236,7 +239,9 @@ type http2Upload struct {
 	c       io.Closer
 	touched atomic.Bool
 	closed  atomic.Bool
-	sending atomic.Bool // what was read waits for the origin's window
+	through chan struct{} // closed when it is
+	ended   atomic.Bool   // the response came to its end
+	sending atomic.Bool   // what was read waits for the origin's window
 }
 
 // Read implements io.Reader.
@@ -293,7 +298,9 @@ func (u *http2Upload) sent() {
 
 // Close implements io.Closer, for net/http, which does not want more.
 func (u *http2Upload) Close() error {
-	u.closed.Store(true)
+	if !u.closed.Swap(true) {
+		close(u.through)
+	}
 	u.sent()
 	if u.touched.Load() {
 		u.h.closeBody(u.c)

@@ -86,6 +86,7 @@ func (t *hookedTrip) attach(req *http.Request, src *readerSource) error {
 		return err
 	}
 	t.source, t.content = src, src.direct
+	t.expects = src.direct != nil && t.h.control.expectContinue && t.h.minor > 0
 	t.stop = func() { t.h.closeBody(req.Body) }
 	return nil
 }
@@ -205,6 +206,7 @@ func (h *hookedExchange) outgoing(x *exchange, res *http.Response) (src *readerS
 	if err != nil {
 		return nil, err
 	}
+	goesOn := h.contentGoesOn()
 	f, src, err := h.responseContent(res, x.method)
 	if err != nil {
 		src.done()
@@ -212,7 +214,7 @@ func (h *hookedExchange) outgoing(x *exchange, res *http.Response) (src *readerS
 	}
 	w.framing = x.forClient(f)
 	w.close = x.control.close || w.control.close || res.Close || w.framing.kind == closeFramed ||
-		h.unread() || x.client.p.closing.Load()
+		!goesOn && h.unread() || x.client.p.closing.Load()
 	src.closing = w.close
 	x.reply.start(x.client.s, w.framing, x.client.p.limits.contentTime)
 	x.reply.out = appendStatusLine(x.reply.out, res.StatusCode, reason)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"net/http"
 	"sync/atomic"
 	"time"
 )
@@ -55,13 +56,15 @@ type trip struct {
 	stop     func() // makes a waiting source return, if it does not read from the client; nil: it does
 	upgrade  bool   // the request asks for an upgrade
 	protocol string // to this; "": there is a choice
+	expects  bool   // the client waits for 100 (Continue) with its content
 	bound    bool   // the request carries credentials that bind its connection
 
 	o          *origin
-	given      *origin     // a connection that was opened for it already
-	earlyErr   error       // of a dial that began before the request
-	received   bool        // a byte of a response came
-	uploaded   chan error  // the result of the upload; nil: no goroutine was needed
+	given      *origin    // a connection that was opened for it already
+	earlyErr   error      // of a dial that began before the request
+	received   bool       // a byte of a response came
+	uploaded   chan error // the result of the upload; nil: no goroutine was needed, or it is known
+	uploading  atomic.Int32
 	uploadErr  error       // of the source, not of the origin
 	stopped    atomic.Bool // errors of the source are our own doing
 	ctx        context.Context
@@ -75,6 +78,13 @@ type trip struct {
 	interims interims
 	body     body
 }
+
+// The stages of an upload by a goroutine, in trip.uploading.
+const (
+	uploadRuns    = iota
+	uploadAwaited // somebody waits, reading from the origin, who is to be interrupted at the end
+	uploadEnded
+)
 
 // tripOwner is the exchange that a trip is made for.
 type tripOwner interface {
@@ -188,6 +198,7 @@ func (t *trip) attempt() error {
 	}
 	if sendErr == nil && t.source != nil {
 		t.uploaded = make(chan error, 1)
+		t.uploading.Store(uploadRuns)
 		go t.upload()
 	}
 	// An origin that did not take the request may have said why.
@@ -224,6 +235,9 @@ func (t *trip) upload() {
 		}
 		t.o.s.reset()
 	}
+	if !t.uploading.CompareAndSwap(uploadRuns, uploadEnded) {
+		t.o.s.interrupt()
+	}
 	t.uploaded <- err
 }
 
@@ -259,6 +273,19 @@ func (t *trip) sourceDone() {
 // uploadingStill says whether content is yet to come from the client.
 func (t *trip) uploadingStill() bool { return t.uploaded != nil && !t.request.complete.Load() }
 
+// goesOn reports whether content goes on although its answer is there. That may say no more than that
+// the request is understood; an origin that wants no more of it says that it closes the connection (RFC
+// 9112, section 9.6).
+func (t *trip) goesOn() bool {
+	return t.uploaded != nil && t.uploading.Load() != uploadEnded && !t.control.close && !t.declined()
+}
+
+// declined reports whether a client that waits for 100 (Continue) got an answer after which it sends no
+// content any more. Where it authenticates its connection it does, to keep that.
+func (t *trip) declined() bool {
+	return t.expects && t.status.code >= 300 && !t.control.connectionBound
+}
+
 // mayWait says whether the origin has time yet: it counts from the end of the upload.
 func (t *trip) mayWait() bool {
 	if t.uploaded == nil || t.sentBefore {
@@ -278,6 +305,7 @@ func (t *trip) readResponse() error {
 		if t.status.code == 101 && (!t.mayUpgrade() || !t.join()) { // a tunnel begins behind the content
 			return errUpgrade
 		}
+		t.expects = t.expects && t.status.code != http.StatusContinue
 		if t.status.code/100 != 1 || t.status.code == 101 {
 			t.body.start(t.o.s, &t.control, t.limits.contentTime, t.limits.head)
 			return nil
@@ -380,22 +408,41 @@ func (t *trip) unwatch() bool {
 }
 
 // finish ends the trip after the response was read, or given up. It keeps the connection
-// if nothing speaks against it, and says whether the request was sent completely.
-func (t *trip) finish() (sent bool) {
+// if nothing speaks against it, and says whether the request was sent completely: if wait is set it waits
+// for that, which is bounded as long as nothing moves.
+func (t *trip) finish(wait bool) (sent bool) {
 	if t.o == nil {
 		return false
 	}
 	surplus := len(t.o.s.buffered()) > 0
-	sent = !t.uploadingStill()
-	if !sent || !t.body.ended() || t.control.close || surplus {
+	cut := t.uploadingStill() && !(wait && t.goesOn())
+	if cut || !t.body.ended() || t.control.close || surplus {
+		sent = !t.uploadingStill()
 		t.abandon()
 		return sent
 	}
-	if !t.join() || !t.unwatch() {
+	quiet := !wait || t.awaitUpload()
+	if sent = !t.uploadingStill() && t.join(); !sent || !quiet || !t.unwatch() {
 		t.abandon()
-		return false
+		return sent && !quiet
 	}
 	t.keep()
+	return true
+}
+
+// awaitUpload waits for the end of the upload, unless the origin closes the connection meanwhile or says
+// more than its answer. It says whether it did not.
+func (t *trip) awaitUpload() (quiet bool) {
+	if t.uploaded == nil || !t.uploading.CompareAndSwap(uploadRuns, uploadAwaited) {
+		return true
+	}
+	t.o.s.readWithin(0)
+	if err := t.o.s.fill(bufferSize); !isTimeout(err) {
+		return false
+	}
+	err := <-t.uploaded
+	t.uploaded <- err
+	t.o.s.resume()
 	return true
 }
 
