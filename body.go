@@ -46,6 +46,7 @@ type body struct {
 	src *stream
 	framing
 	idle  time.Duration // how long a read may take
+	clock *clock        // of both directions; nil: of this one alone
 	by    time.Time     // when it has to be over, see drain; zero: idle counts
 	limit headLimits    // of the trailer section
 	pads  bool          // blanks may follow a chunk size, see control
@@ -167,6 +168,7 @@ func (b *body) some() ([]byte, error) {
 // took accounts for n bytes of content that left the stream.
 func (b *body) took(n int64) {
 	b.count += n
+	b.clock.tick()
 	b.waste = max(0, b.waste-n)
 	if b.kind == closeFramed {
 		return

@@ -10,8 +10,8 @@ func (t *hookedTrip) isPending() bool {
 
 // sends reports whether content is being sent, in either version, and is not to be cut.
 func (t *hookedTrip) sends() bool {
-	if t.up != nil {
-		return !t.up.closed.Load()
+	if t.up != nil { // which net/http stops if the answer is an error
+		return !t.up.closed.Load() && t.status.code < 300
 	}
 	return t.goesOn()
 }

@@ -20,6 +20,7 @@ type hookedExchange struct {
 	near     *side    // of the exchange, until its end; nil in HTTP/2
 	protocol Protocol // of the client
 	control  control  // of the request as it came
+	clock    clock
 	reply    readerSource
 	minor    int
 	target   string  // origin-form, byte for byte as it came
@@ -98,6 +99,7 @@ func newHooked(x *exchange) *hookedExchange {
 	}
 	h.body.start(x.client.s, &x.control, x.client.p.limits.contentTime, x.client.p.limits.head)
 	h.body.h, h.own, x.body = h, &h.body, &h.body.body
+	x.shareClock(&h.clock)
 	h.flow.origin = h
 	h.newRequest(x)
 	return h

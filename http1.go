@@ -19,6 +19,7 @@ type exchange struct {
 	own    body
 	trip   trip
 	reply  sender
+	clock  clock
 	sides  *sides // nil: it had no hooks yet
 
 	keep   bool    // the client connection serves another request
@@ -310,6 +311,8 @@ func (x *exchange) forward() {
 	if all {
 		x.client.watch.arm()
 	} else {
+		x.shareClock(&x.clock)
+		t.clock, t.request.clock = &x.clock, &x.clock
 		t.source, t.content, t.expects = x.body, x.body, x.control.expectContinue && x.line.minor > 0
 	}
 	if err = t.run(x.client.ctx); err != nil {
@@ -318,6 +321,12 @@ func (x *exchange) forward() {
 		return
 	}
 	x.passResponse()
+}
+
+// shareClock makes c the clock of what comes from the client and what goes there.
+func (x *exchange) shareClock(c *clock) {
+	c.limit, c.client = x.client.p.limits.contentTime, x.client.s
+	x.body.clock, x.reply.clock = c, c
 }
 
 // panicked implements tripOwner.

@@ -37,6 +37,9 @@ func (t *hookedTrip) overHTTP2(c *http2Origin, req *http.Request) (*http.Respons
 		body.end()
 		return nil, t.failed(c, err)
 	}
+	if t.status.code = res.StatusCode; t.up != nil {
+		t.h.clock.start(nil)
+	}
 	t.control.framing = framing{kind: chunked}
 	if res.ContentLength >= 0 {
 		t.control.framing = framing{kind: knownLength, length: res.ContentLength}

@@ -53,7 +53,7 @@ func (h *hookedExchange) sends(req *http.Request) {
 // startTrip gives t what it needs of the client. Of one that speaks HTTP/2 there is nothing
 // to read but content, and its end is that of the request's context.
 func (h *hookedExchange) startTrip(t *hookedTrip, method string) {
-	t.owner = h
+	t.owner, t.clock, t.request.clock = h, &h.clock, &h.clock
 	if h.protocol == HTTP1 {
 		h.client.startTrip(&t.trip, t.route, method)
 		return

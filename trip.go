@@ -53,6 +53,7 @@ type trip struct {
 	request  sender // request.out holds the head and what content goes with it
 	source   source // content that is still to come; nil: none
 	content  *body  // the client's content if that is the source
+	clock    *clock // of the exchange
 	stop     func() // makes a waiting source return, if it does not read from the client; nil: it does
 	upgrade  bool   // the request asks for an upgrade
 	protocol string // to this; "": there is a choice
@@ -302,12 +303,16 @@ func (t *trip) readResponse() error {
 		if err := t.readHead(); err != nil {
 			return err
 		}
+		if t.uploaded != nil {
+			t.clock.start(t.o.s)
+		}
 		if t.status.code == 101 && (!t.mayUpgrade() || !t.join()) { // a tunnel begins behind the content
 			return errUpgrade
 		}
 		t.expects = t.expects && t.status.code != http.StatusContinue
 		if t.status.code/100 != 1 || t.status.code == 101 {
 			t.body.start(t.o.s, &t.control, t.limits.contentTime, t.limits.head)
+			t.body.clock = t.clock
 			return nil
 		}
 		if !t.interims.more() {
@@ -449,6 +454,9 @@ func (t *trip) awaitUpload() (quiet bool) {
 func (t *trip) keep() {
 	o := t.o
 	t.o = nil
+	if t.clock != nil {
+		t.clock.origin.CompareAndSwap(o.s, nil)
+	}
 	whole := t.origins.detach(o)
 	o.s.release()
 	o.bound = o.bound || t.bound || t.control.connectionBound
