@@ -180,6 +180,12 @@ func TestR68_ClosingClients(t *testing.T) {
 					if head := c.head(); !strings.Contains(head, "Connection: close\r\n") {
 						t.Errorf("got %q", head)
 					}
+					if got := c.read(2); got != "ok" && got != "2\r" {
+						t.Errorf("got %q", got)
+					}
+					if answer != accepted && name == "HTTP/1.0" {
+						c.closed() // which says that the answer is complete
+					}
 					c.send("0123456789")
 					wantSeen(t, h.seen, "1 POST 0123456789")
 					c.rest()

@@ -264,7 +264,9 @@ func (h *hookedExchange) sendResponse(x *exchange, out *readerSource) (err error
 	defer out.done()
 	defer h.refuse() // or a call that a Close begins would be in the way of the next exchange
 	if err = x.reply.send(out); err == nil {
-		out.giveBack()
+		if out.giveBack(); h.contentGoesOn() {
+			x.endResponse()
+		}
 		h.awaitContent()
 	}
 	return err

@@ -407,11 +407,14 @@ func (x *exchange) passResponse() {
 		return
 	}
 	f := x.forClient(t.control.framing)
-	cut := t.uploadingStill() && !t.goesOn()
+	cut := !t.goesOn() && t.uploadingStill() // in this order, see finish
 	closing := x.control.close || f.kind == closeFramed || cut || x.client.p.closing.Load()
 	x.reply.start(x.client.s, f, x.client.p.limits.contentTime)
 	x.reply.out = x.appendResponseHead(x.reply.out, t, f, closing)
 	err := x.reply.send(&t.body)
+	if err == nil && t.goesOn() {
+		x.endResponse()
+	}
 	x.countDown(t.body.count)
 	sent := t.finish(err == nil)
 	x.countUp(x.body.count)

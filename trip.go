@@ -420,7 +420,7 @@ func (t *trip) finish(wait bool) (sent bool) {
 		return false
 	}
 	surplus := len(t.o.s.buffered()) > 0
-	cut := t.uploadingStill() && !(wait && t.goesOn())
+	cut := !(wait && t.goesOn()) && t.uploadingStill() // in this order, or it may end in between
 	if cut || !t.body.ended() || t.control.close || surplus {
 		sent = !t.uploadingStill()
 		t.abandon()
