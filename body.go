@@ -49,11 +49,11 @@ type body struct {
 	clock *clock        // of both directions; nil: of this one alone
 	by    time.Time     // when it has to be over, see drain; zero: idle counts
 	limit headLimits    // of the trailer section
-	pads  bool          // blanks may follow a chunk size, see control
 	names []byte        // fields that must not go on, see control
 
 	left     int64  // of the content, or of the chunk being read
 	rest     []byte // what Read has not delivered yet
+	pads     bool   // blanks may follow a chunk size, see control
 	inChunks bool   // the first chunk has begun, so CRLF is due before the next size
 	waste    int64  // bytes of chunk extensions minus bytes of content
 	count    int64  // content bytes so far

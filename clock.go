@@ -11,20 +11,21 @@ type clock struct {
 	limit  time.Duration
 	client *stream // nil: it speaks HTTP/2, which has a clock of its own
 	origin atomic.Pointer[stream]
-	last   atomic.Int64 // when deadlines were put off, in Unix nanoseconds
-	starts atomic.Bool
+	last   atomic.Int64 // when deadlines were put off, in Unix nanoseconds; 0: it does not run
 }
 
 // start is called when a head has come from the origin while content goes there still.
 func (c *clock) start(origin *stream) {
 	c.origin.Store(origin)
-	c.starts.Store(c.limit > 0)
+	if c.limit > 0 {
+		c.last.CompareAndSwap(0, 1)
+	}
 	c.tick()
 }
 
 // tick is called when something has moved.
 func (c *clock) tick() {
-	if c == nil || !c.starts.Load() {
+	if c == nil || c.last.Load() == 0 {
 		return
 	}
 	now, last := time.Now(), c.last.Load()

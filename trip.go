@@ -23,14 +23,14 @@ const maxInterim = 100
 
 // interims counts the latest 1xx responses that have come without a second between them.
 type interims struct {
-	n    int
-	last time.Time
+	last int64 // in Unix nanoseconds
+	n    int32
 }
 
 // more reports whether another one may come now.
 func (i *interims) more() bool {
-	now := time.Now()
-	if now.Sub(i.last) >= time.Second {
+	now := time.Now().UnixNano()
+	if now-i.last >= int64(time.Second) {
 		i.n = 0
 	}
 	i.last = now
@@ -49,29 +49,30 @@ type trip struct {
 	owner   tripOwner
 	route   *route
 
-	method   string
-	request  sender // request.out holds the head and what content goes with it
-	source   source // content that is still to come; nil: none
-	content  *body  // the client's content if that is the source
-	clock    *clock // of the exchange
-	stop     func() // makes a waiting source return, if it does not read from the client; nil: it does
+	method  string
+	request sender // request.out holds the head and what content goes with it
+	source  source // content that is still to come; nil: none
+	content *body  // the client's content if that is the source
+	clock   *clock // of the exchange
+	stop    func() // makes a waiting source return, if it does not read from the client; nil: it does
+
+	protocol string // that the request asks to upgrade to; "": there is a choice
 	upgrade  bool   // the request asks for an upgrade
-	protocol string // to this; "": there is a choice
 	expects  bool   // the client waits for 100 (Continue) with its content
 	bound    bool   // the request carries credentials that bind its connection
 
+	received   bool // a byte of a response came
+	sentBefore bool // the upload was complete when the origin ran out of time before
 	o          *origin
 	given      *origin    // a connection that was opened for it already
 	earlyErr   error      // of a dial that began before the request
-	received   bool       // a byte of a response came
 	uploaded   chan error // the result of the upload; nil: no goroutine was needed, or it is known
+	uploadErr  error      // of the source, not of the origin
 	uploading  atomic.Int32
-	uploadErr  error       // of the source, not of the origin
 	stopped    atomic.Bool // errors of the source are our own doing
 	ctx        context.Context
 	clientDone <-chan struct{} // of the client connection, which cuts by itself
 	unhook     func() bool     // stops watching ctx
-	sentBefore bool            // the upload was complete when the origin ran out of time before
 
 	head     head
 	status   statusLine
