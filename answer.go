@@ -47,6 +47,14 @@ func (x *exchange) cause(err error) error {
 	return context.Cause(x.client.ctx)
 }
 
+// endResponse shows the client that the response is through where only the end of the connection says
+// so, while its content goes on.
+func (x *exchange) endResponse() {
+	if x.reply.framing.kind == closeFramed {
+		x.client.s.closeWrite()
+	}
+}
+
 // linger closes after an answer whose request may not have been read to its end.
 func (x *exchange) linger() { x.client.s.linger() }
 

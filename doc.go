@@ -33,7 +33,8 @@ Data flows down this list. Each step is a file, or a few.
 	                        which fields HTTP/2 can carry, http2scheme.go: what :scheme says,
 	                        http2flush.go: when content is sent
 	trip      trip.go       a request on its way to an origin and the response back, over one of
-	                        the origins.go of a client (watch.go: is the client still there?)
+	                        the origins.go of a client (watch.go: is the client still there?
+	                        clock.go: does content move, either way?)
 	origin    dial.go       connecting; pool.go: idle connections; guard.go: connections to oneself;
 	                        tls.go: TLS to an origin (keylength.go: its certificate's keys);
 	                        http2origin.go: HTTP/2 connections (http2silence.go: are they still
@@ -45,8 +46,8 @@ Data flows down this list. Each step is a file, or a few.
 
 The exchange has two ways. Without an [HTTPHook] the head is rewritten where it was read
 (rewrite.go) and no http.Request is built. With hooks, and where either side speaks HTTP/2,
-hooked.go calls them and hookedtrip.go is what they call at the end of the chain; incoming.go
-builds what they see (hookedbody.go: the client's content), outgoing.go and hookcontent.go make
+hooked.go calls them and hookedtrip.go is what they call at the end of the chain (earlyanswer.go:
+content that goes on when its answer is through); incoming.go builds what they see (hookedbody.go: the client's content), outgoing.go and hookcontent.go make
 messages of what they leave, with bridge.go between heads and http.Header, and by the same
 rewrite.go.
 
@@ -70,8 +71,8 @@ HTTP/2 is read and written by net/http, on both legs. Streams of a client become
 hooks see like those of HTTP/1, and leave by HTTP/2 or HTTP/1, as the origin chose. HTTP/2 has
 no spelling of field names, and net/http keeps no order: [Flow.RequestFields] is nil there. What
 net/http does not tell is not passed on: the code of a reset (the other side sees INTERNAL_ERROR,
-CANCEL or, before a response, a 502), and trailer fields of a request that were not announced. A
-tunnel inside an HTTP/2 stream ends as a whole when its origin ends.
+CANCEL or, before a response, a 502), and trailer fields of a request that were not announced. For a
+client of HTTP/2 the end of a response is the end of its request, too. A tunnel inside an HTTP/2 stream ends as a whole when its origin ends.
 
 # What is changed on the way
 

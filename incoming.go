@@ -131,7 +131,9 @@ func (t *hookedTrip) response(req *http.Request) *http.Response {
 	t.h.mu.Unlock()
 	switch {
 	case t.status.code == http.StatusSwitchingProtocols:
-		res.Body = upgraded{t, t.o.s}
+		if res.Body = (upgraded{t, t.o.s}); header["Upgrade"] == nil {
+			header["Upgrade"] = []string{t.protocol}
+		}
 	case t.control.framing.empty():
 		t.Close()
 		res.Body = http.NoBody

@@ -105,8 +105,9 @@ type Conn struct {
 	RawClientHello []byte
 
 	s        *stream
-	listener net.Addr // where the connection was accepted; nil: not by Serve
-	opaque   bool     // TLS that can't be terminated
+	isOwn    func(credentials string) bool // says which the mode has asked for and got; nil: none
+	listener net.Addr                      // where the connection was accepted; nil: not by Serve
+	opaque   bool                          // TLS that can't be terminated
 }
 
 // RemoteAddr returns the client's address.

@@ -85,7 +85,8 @@ type Proxy struct {
 	// ResponseTimeout is how long an origin server may take from the end of the request
 	// to the head of its response, and between two interim responses. 0: 5 min.
 	ResponseTimeout time.Duration
-	// ContentTimeout is how long content may stand still, in either direction. 0: 5 min.
+	// ContentTimeout is how long content may stand still: where it goes both ways at once, how long
+	// neither direction may move. Content that an answer has overtaken has the same time. 0: 5 min.
 	ContentTimeout time.Duration
 	// IdleTimeout is how long a kept-alive connection, of a client or to an origin, may wait
 	// for its next request. 0: 2 min.

@@ -32,6 +32,7 @@ type sender struct {
 	dst     *stream
 	framing framing
 	idle    time.Duration // how long a write may take
+	clock   *clock        // of both directions; nil: of this one alone
 
 	out      []byte      // not yet written; pooled, see start and done
 	left     int64       // of knownLength
@@ -65,6 +66,7 @@ func (w *sender) flush() error {
 	w.dst.writeWithin(w.idle)
 	_, err := w.dst.out.Write(w.out)
 	w.out = w.out[:0]
+	w.clock.tick()
 	return err
 }
 
@@ -161,6 +163,7 @@ func (w *sender) writeThrough(p []byte, end string) error {
 	w.dst.writeWithin(w.idle)
 	_, err := w.vector.WriteTo(w.dst.nc)
 	w.pieces, w.vector, w.out = [3][]byte{}, nil, w.out[:0]
+	w.clock.tick()
 	if err != nil {
 		return &sendError{err}
 	}

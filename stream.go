@@ -39,6 +39,8 @@ type stream struct {
 	readBy, writeBy time.Time // deadlines in force, each owned by who reads or writes
 
 	mu          sync.Mutex // orders deadlines set by different goroutines
+	readEnd     time.Time  // those of the connection, which may have been put off
+	writeEnd    time.Time
 	interrupted bool
 	hurried     bool
 	unguard     func() // see loopGuard
@@ -177,7 +179,9 @@ func (s *stream) late() bool { return !s.readBy.IsZero() && !time.Now().Before(s
 
 // overdue says whether the write deadline has passed.
 func (s *stream) overdue() bool {
-	return !s.writeBy.IsZero() && !time.Now().Before(s.writeBy)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return !s.writeEnd.IsZero() && !time.Now().Before(s.writeEnd)
 }
 
 // makeRoom sees to it that there is space behind the unread bytes.
@@ -258,7 +262,7 @@ func (s *stream) readWithin(d time.Duration) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.readBy = by
+	s.readBy, s.readEnd = by, by
 	if !s.interrupted {
 		s.nc.SetReadDeadline(by)
 	}
@@ -272,8 +276,23 @@ func (s *stream) writeWithin(d time.Duration) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.writeBy = by
+	s.writeBy, s.writeEnd = by, by
 	if !s.hurried {
+		s.nc.SetWriteDeadline(by)
+	}
+}
+
+// putOff gives a read and a write that may be under way until by, if they have a deadline that comes first.
+// Any goroutine may call it.
+func (s *stream) putOff(by time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.interrupted && !s.readEnd.IsZero() && s.readEnd.Before(by) {
+		s.readEnd = by
+		s.nc.SetReadDeadline(by)
+	}
+	if !s.hurried && !s.writeEnd.IsZero() && s.writeEnd.Before(by) {
+		s.writeEnd = by
 		s.nc.SetWriteDeadline(by)
 	}
 }
@@ -299,7 +318,7 @@ func (s *stream) interrupt() {
 func (s *stream) resume() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.interrupted, s.readBy = false, time.Time{}
+	s.interrupted, s.readBy, s.readEnd = false, time.Time{}, time.Time{}
 	s.nc.SetReadDeadline(time.Time{})
 }
 
@@ -314,7 +333,7 @@ func (s *stream) hurry(d time.Duration) {
 func (s *stream) calm() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.hurried, s.writeBy = false, time.Time{}
+	s.hurried, s.writeBy, s.writeEnd = false, time.Time{}, time.Time{}
 	s.nc.SetWriteDeadline(time.Time{})
 }
 
