@@ -214,6 +214,7 @@ func (h *hookedExchange) outgoing(x *exchange, res *http.Response) (src *readerS
 		h.unread() || x.client.p.closing.Load()
 	src.closing = w.close
 	x.reply.start(x.client.s, w.framing, x.client.p.limits.contentTime)
+	x.reply.last = h.unread() && !h.busy()
 	x.reply.out = appendStatusLine(x.reply.out, res.StatusCode, reason)
 	x.reply.out = w.appendTo(x.reply.out)
 	return src, nil

@@ -204,7 +204,7 @@ func (p *Proxy) accept(l net.Listener) error {
 			}
 			return ErrProxyClosed
 		case err != nil && !isTemporary(err):
-			return &OpError{Op: "accept", Addr: l.Addr().String(), Err: err}
+			return &OpError{Op: "accept", Addr: addrOr(l.Addr()).String(), Err: err}
 		case err != nil:
 			leave(free)
 			delay = min(max(2*delay, 5*time.Millisecond), time.Second)

@@ -1,7 +1,6 @@
 package mitm
 
 import (
-	"crypto/tls"
 	"errors"
 	"io"
 	"net"
@@ -20,7 +19,8 @@ var past = time.Unix(1, 0)
 // taken when bytes arrive and given back when they are consumed, so that a waiting
 // connection costs no memory. One goroutine reads and one writes at a time.
 type stream struct {
-	nc  net.Conn        // as accepted or dialled, never wrapped: the kernel can splice it
+	nc  net.Conn        // as accepted or dialled: the kernel can splice it if it is a socket
+	own *pump           // nc, if that is one around what was accepted or dialled; else nil
 	raw syscall.RawConn // nil: nc runs on no socket, so waiting needs a buffer
 	low syscall.RawConn // the socket that carries nc, under TLS too; nil: none
 	tls *tlsSocket      // what nc runs on if it is TLS; nil if that is not ours
@@ -45,10 +45,28 @@ type stream struct {
 }
 
 func newStream(nc net.Conn) *stream {
+	nc, own := dependable(nc)
 	raw := rawConn(nc)
-	s := &stream{nc: nc, raw: raw, low: raw, out: newSocketWriter(nc, raw)}
+	s := &stream{nc: nc, own: own, raw: raw, low: raw, out: newSocketWriter(nc, raw)}
 	s.readable, s.probe = s.readReady, s.pollSocket
 	return s
+}
+
+// given returns the connection as it was accepted or dialled.
+func (s *stream) given() net.Conn {
+	if s.own != nil {
+		return s.own.Conn
+	}
+	return s.nc
+}
+
+// pump returns what makes up for the shortcomings of the connection, under TLS too, or nil.
+func (s *stream) pump() *pump {
+	if s.tls != nil {
+		p, _ := s.tls.Conn.(*pump)
+		return p
+	}
+	return s.own
 }
 
 // buffered returns the unread bytes; they are valid until the next fill.
@@ -80,12 +98,24 @@ func (s *stream) fill(limit int) error {
 		}
 		return s.err
 	}
+	if s.own != nil && s.buf == nil {
+		return s.fillWhole()
+	}
 	s.takeIfNone()
 	n, err := s.nc.Read(s.buf[s.w:])
 	s.w += n
 	s.release()
 	if n > 0 {
 		return nil // an error with bytes comes again without them
+	}
+	return err
+}
+
+// fillWhole takes over what was read for the stream, with its buffer.
+func (s *stream) fillWhole() error {
+	b, at, err := s.own.next()
+	if err == nil {
+		s.buf, s.r, s.w = b[:cap(b)], at, len(b)
 	}
 	return err
 }
@@ -314,28 +344,53 @@ func (s *stream) calm() {
 	s.nc.SetWriteDeadline(time.Time{})
 }
 
-// closeWrite passes a FIN on. What can't be half closed is closed, since the other
-// side would otherwise never learn that nothing more comes.
+// closeWrite passes a FIN on. With errNoHalfClose there is no way to do so but to close the
+// connection, and with it the other direction.
 func (s *stream) closeWrite() error {
-	if half, ok := s.nc.(interface{ CloseWrite() error }); ok {
-		return half.CloseWrite()
+	half := halfCloser(s.nc)
+	if half == nil {
+		return errNoHalfClose
 	}
-	return s.close()
+	err := half.CloseWrite()
+	if errors.Is(err, errors.ErrUnsupported) {
+		return errNoHalfClose
+	}
+	return err
 }
+
+// ignore says that nothing matters any more of what arrives: the connection ends after what is
+// written next. A peer that writes and does not read before it is through would else not get it.
+func (s *stream) ignore() {
+	if p := s.pump(); p != nil {
+		p.discard()
+	}
+}
+
+const (
+	// lingerTime and lingerBytes bound how long the rest of a request is read.
+	lingerTime, lingerBytes = time.Second, 256 << 10
+	// lingerPause is how long a peer may pause that can't be told that nothing more comes.
+	lingerPause = 250 * time.Millisecond
+)
 
 // linger ends the connection after an answer to what may not have been read to its end, as
 // far as close, which has to follow: without this, that would destroy the answer on its
 // way (RFC 9112, section 9.6).
 func (s *stream) linger() {
-	const lingerTime, lingerBytes = time.Second, 256 << 10
-	if s.closeWrite() != nil {
+	wait := lingerTime
+	switch s.closeWrite() {
+	case nil:
+	case errNoHalfClose:
+		wait = lingerPause
+	default:
 		return
 	}
 	s.resume()
-	s.readWithin(lingerTime)
-	for n := 0; n < lingerBytes; {
+	end := time.Now().Add(lingerTime)
+	for n, left := 0, lingerTime; n < lingerBytes && left > 0; left = time.Until(end) {
 		n += len(s.buffered())
 		s.discard(len(s.buffered()))
+		s.readWithin(min(wait, left))
 		if s.fill(bufferSize) != nil {
 			return
 		}
@@ -344,18 +399,16 @@ func (s *stream) linger() {
 
 // reset closes the connection so that the peer sees an error, not an end.
 func (s *stream) reset() {
-	nc := s.nc
-	if t, ok := nc.(*tls.Conn); ok {
-		nc = t.NetConn() // without a close_notify, which would be an orderly end
-	}
-	if s.tls != nil {
-		nc = s.tls.Conn
-	}
-	if l, ok := nc.(interface{ SetLinger(int) error }); ok {
-		l.SetLinger(0)
-	}
 	s.endGuard()
-	nc.Close()
+	nc := s.nc
+	if s.tls != nil {
+		nc = s.tls.Conn // without a close_notify, which would be an orderly end
+	}
+	if p, ok := nc.(*pump); ok {
+		p.abort()
+		return
+	}
+	abort(nc)
 }
 
 // close closes the connection.

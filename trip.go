@@ -196,7 +196,11 @@ func (t *trip) upload() {
 	switch {
 	case err == nil:
 		t.watchClient()
-	case !isSendError(err):
+	case isSendError(err):
+		if _, ok := t.owner.(*exchange); ok { // an origin that takes no more may have answered
+			t.client.ignore()
+		}
+	default:
 		// The client stopped in the middle, and so do we: visibly.
 		if !t.stopped.Load() {
 			t.uploadErr = err
