@@ -93,9 +93,36 @@ func (c *client) run(f func()) {
 
 // serveMode serves the connection as the mode says.
 func (c *client) serveMode() {
+	if err := c.handshake(); err != nil {
+		c.s.reset()
+		if err != io.EOF { // a client that never said anything
+			c.finish(c.newFlow(), &OpError{Op: "client tls", Err: err})
+		}
+		return
+	}
 	if c.eachNamesItsOwn() {
 		c.serveNamed()
 	}
+}
+
+// handshake does that of a TLS connection of the embedder's. A read that is interrupted in the
+// middle of it would end it for good.
+func (c *client) handshake() (err error) {
+	nc, ok := c.s.nc.(*tls.Conn)
+	if !ok {
+		return nil
+	}
+	defer c.recovered("tls", &err)
+	c.s.readWithin(c.p.limits.tlsTime)
+	c.s.writeWithin(c.p.limits.tlsTime)
+	if !c.rest() {
+		return io.EOF
+	}
+	err = nc.HandshakeContext(c.ctx)
+	if !c.wake() {
+		err = io.EOF
+	}
+	return err
 }
 
 // eachNamesItsOwn asks the mode where the connection goes. If it goes nowhere, because each

@@ -145,6 +145,11 @@ func (d *dialer) connect(ctx context.Context, key originKey) (nc net.Conn, err e
 	if nc, err = d.dial(ctx, "tcp", key.addr); nc == nil && err == nil {
 		err = errNoConn
 	}
+	if t, ok := nc.(*tls.Conn); ok && err == nil { // whose reads can't be interrupted before that
+		if err = t.HandshakeContext(ctx); err != nil {
+			nc.Close()
+		}
+	}
 	return nc, err
 }
 

@@ -258,7 +258,7 @@ func (h *hookedExchange) passUpgrade(x *exchange, res *http.Response) error {
 	}
 	if _, own := rwc.(upgraded); !own {
 		x.tunnel.under = x.tunnel.o
-		x.tunnel.o = &origin{s: newStream(bodyConn{rwc, h}), key: x.route.key}
+		x.tunnel.o = &origin{s: newStream(bodyConn{rwc, h, x.tunnel.under}), key: x.route.key}
 	}
 	return nil
 }
@@ -267,7 +267,8 @@ func (h *hookedExchange) passUpgrade(x *exchange, res *http.Response) error {
 // connection.
 type bodyConn struct {
 	io.ReadWriteCloser
-	h *hookedExchange
+	h     *hookedExchange
+	under *origin // what the engine got it from; nil: it is another transport's
 }
 
 // Read implements net.Conn. It survives the panic of a reader that a hook put in.
@@ -280,6 +281,18 @@ func (c bodyConn) Read(p []byte) (n int, err error) {
 func (c bodyConn) Write(p []byte) (n int, err error) {
 	defer c.h.recovered(&err)
 	return c.ReadWriteCloser.Write(p)
+}
+
+// CloseWrite ends the sending side, if need be below what a hook put around the connection.
+func (c bodyConn) CloseWrite() (err error) {
+	defer c.h.recovered(&err)
+	if half, ok := c.ReadWriteCloser.(halfCloseable); ok {
+		return half.CloseWrite()
+	}
+	if c.under != nil {
+		return c.under.s.closeWrite()
+	}
+	return errNoHalfClose
 }
 
 func (bodyConn) LocalAddr() net.Addr              { return nil }

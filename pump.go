@@ -50,7 +50,7 @@ type pump struct {
 	wrote    error // the result of the last write
 	rd, wd   limit
 	stall    limit // of the write under way
-	discards int // how many bytes may be thrown away yet
+	discards int   // how many bytes may be thrown away yet
 	closed   bool
 	ended    bool  // Conn's own Close has returned
 	endErr   error // what it returned

@@ -352,7 +352,7 @@ func (s *stream) closeWrite() error {
 		return errNoHalfClose
 	}
 	err := half.CloseWrite()
-	if errors.Is(err, errors.ErrUnsupported) {
+	if errors.Is(err, errors.ErrUnsupported) || errors.Is(err, errNoHalfClose) {
 		return errNoHalfClose
 	}
 	return err
