@@ -29,8 +29,8 @@ const (
 // sockets of package net have besides:
 //
 //   - Deadlines. Reads and writes are made in goroutines of their own, so that who waits for one can
-//     give up: the read goes on, and what it brings is kept for the next one; what does not take a
-//     write in time is closed.
+//     give up. The read goes on, and what it brings is kept for the next one. So does the write: of
+//     its bytes nobody knows then whether they go out, so that the connection has to be closed.
 //   - A buffer for what arrives while something is written. Without one, as between the ends of a
 //     net.Pipe, two sides that both write wait for each other for ever.
 //
@@ -268,11 +268,10 @@ func (p *pump) perform(f func() error) error {
 	switch {
 	case !p.writing:
 		return p.wrote
-	case !p.closed: // late, and nobody knows how much of it went out
-		p.shut(func() error { return abort(p.Conn) })
-		return os.ErrDeadlineExceeded
+	case p.closed:
+		return net.ErrClosed
 	}
-	return net.ErrClosed
+	return os.ErrDeadlineExceeded
 }
 
 // run is the goroutine that writes.

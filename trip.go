@@ -196,6 +196,8 @@ func (t *trip) upload() {
 	switch {
 	case err == nil:
 		t.watchClient()
+	case isSendError(err) && isTimeout(err): // nothing was taken for so long: there is no answer to wait for
+		t.o.s.reset()
 	case isSendError(err):
 		if _, ok := t.owner.(*exchange); ok { // an origin that takes no more may have answered
 			t.client.ignore()
