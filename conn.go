@@ -32,6 +32,8 @@ type client struct {
 	cancel context.CancelCauseFunc
 	state  atomic.Int32
 	isCut  chan struct{}               // closed when cut is through
+	loop   bool                        // it is the proxy itself that has connected
+	over   func()                      // ends the watch for loops; nil: there is none
 	drain  atomic.Pointer[http.Server] // of a client that speaks HTTP/2
 
 	fixed  *route // the connection's own destination; nil: each request names one
@@ -80,6 +82,9 @@ func (c *client) run(f func()) {
 			<-c.isCut
 		}
 		c.cancel(nil)
+		if c.over != nil {
+			c.over()
+		}
 		c.routes.close()
 		if c.fixed != nil {
 			c.fixed.closeBound()
@@ -91,8 +96,29 @@ func (c *client) run(f func()) {
 	f()
 }
 
+// guard finds out whether it is the proxy itself that has connected.
+func (c *client) guard() {
+	if e, ok := endsOfConn(c.s.nc.RemoteAddr(), c.s.nc.LocalAddr()); ok {
+		c.loop, c.over = c.p.guard.accept(e)
+	}
+}
+
+// refuseLoop resets a connection of the proxy to itself.
+func (c *client) refuseLoop() {
+	c.s.reset()
+	flow, addr := c.newFlow(), c.s.nc.LocalAddr().String()
+	if flow != nil {
+		flow.Conn = c.newConn(Destination{Addr: addr})
+	}
+	c.finish(flow, &OpError{Op: "mode", Addr: addr, Err: ErrLoop})
+}
+
 // serveMode serves the connection as the mode says.
 func (c *client) serveMode() {
+	if c.loop {
+		c.refuseLoop()
+		return
+	}
 	if err := c.handshake(); err != nil {
 		c.s.reset()
 		if err != io.EOF { // a client that never said anything
@@ -354,6 +380,9 @@ func (c *client) relay(o *origin, flow *Flow) error {
 		r.up, r.down = &flow.up, &flow.down
 	}
 	if err := r.run(); err != nil {
+		if o.s.isLoop() {
+			err = ErrLoop
+		}
 		return &OpError{Op: "relay", Addr: o.key.addr, Err: err}
 	}
 	return nil

@@ -8,8 +8,10 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/netip"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 )
 
@@ -139,7 +141,7 @@ func (p *Proxy) init() error {
 		p.certificates = certificatePages(p.CA)
 		p.dialer = dialer{
 			dial: p.Dial, timeout: p.limits.dialTime, handshake: p.limits.tlsTime,
-			config: p.defaultOriginTLS(), isLoop: p.isLoop, guard: &p.guard,
+			config: p.defaultOriginTLS(), mayLoop: p.mayLoop, guard: &p.guard,
 			startTLS: p.StartTLS, panicked: p.panicked,
 		}
 		p.tls = newClientTLS(p.ClientTLS, p.KeyLogWriter)
@@ -218,6 +220,7 @@ func (p *Proxy) accept(l net.Listener) error {
 			return ErrProxyClosed
 		}
 		c.conn.listener = l.Addr()
+		c.guard()
 		go func() {
 			defer leave(free)
 			c.serve()
@@ -271,6 +274,7 @@ func (p *Proxy) ServeConn(ctx context.Context, nc net.Conn) error {
 		return ErrProxyClosed
 	}
 	defer context.AfterFunc(p.ctx, func() { c.cancel(nil) })()
+	c.guard()
 	c.serve()
 	return nil
 }
@@ -351,9 +355,9 @@ func (l *onceListener) Close() error {
 	return l.err
 }
 
-// isLoop says whether nc ends at one of the proxy's own listeners: at its address, or,
-// where it listens on all addresses, at its port of this host.
-func (p *Proxy) isLoop(nc net.Conn) bool {
+// mayLoop reports whether nc looks as if it ended at one of the proxy's own listeners: at its address,
+// or, where it listens on all addresses, at its port of this host.
+func (p *Proxy) mayLoop(nc net.Conn) bool {
 	to, ok := addrPort(nc.RemoteAddr())
 	if !ok {
 		return false
@@ -364,9 +368,36 @@ func (p *Proxy) isLoop(nc net.Conn) bool {
 	defer p.mu.Unlock()
 	for l := range p.listeners {
 		at, ok := addrPort(l.Addr())
-		if ok && at.Port() == to.Port() && (at.Addr() == to.Addr() || at.Addr().IsUnspecified() && here) {
-			return true
+		if !ok || at.Port() != to.Port() {
+			continue
+		}
+		if at.Addr() == to.Addr() || at.Addr().IsUnspecified() && here && acceptsFamily(l, at, to) {
+			return sameNetwork(nc, l)
 		}
 	}
 	return false
+}
+
+// acceptsFamily reports whether l, on all addresses of a family, may accept a connection to an address
+// of that of to. One on those of IPv6 may be for IPv4 too.
+func acceptsFamily(l net.Listener, at, to netip.AddrPort) bool {
+	return at.Addr().Is4() == to.Addr().Is4() || at.Addr().Is6() && !isIPv6Only(rawListener(l))
+}
+
+// rawListener returns the socket of l; nil if it is none of package net's.
+func rawListener(l net.Listener) syscall.RawConn {
+	if once, ok := l.(*onceListener); ok {
+		l = once.Listener
+	}
+	if tcp, ok := l.(*net.TCPListener); ok {
+		raw, _ := tcp.SyscallConn()
+		return raw
+	}
+	return nil
+}
+
+// sameNetwork reports whether nc and l may be of one network, as far as the system tells.
+func sameNetwork(nc net.Conn, l net.Listener) bool {
+	mine, yours := networkOf(rawConn(nc)), networkOf(rawListener(l))
+	return mine == yours || mine == 0 || yours == 0
 }

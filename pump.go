@@ -74,13 +74,17 @@ func dependable(nc net.Conn) (net.Conn, *pump) {
 }
 
 // hasDeadlines reports whether the deadlines of nc are known to work. Only exact types count: what
-// embeds one may have any methods of its own.
+// embeds one may have any methods of its own. But a TLS library that says that it runs on what it was
+// given for an origin can have no other deadlines than that.
 func hasDeadlines(nc net.Conn) bool {
 	switch nc := nc.(type) {
 	case *net.TCPConn, *net.UnixConn, *pump, *tlsSocket, *http2Tunnel:
 		return true
 	case *tls.Conn:
 		return hasDeadlines(nc.NetConn())
+	case interface{ NetConn() net.Conn }:
+		_, ours := nc.NetConn().(*tlsSocket)
+		return ours
 	}
 	return false
 }

@@ -41,7 +41,8 @@ type stream struct {
 	mu          sync.Mutex // orders deadlines set by different goroutines
 	interrupted bool
 	hurried     bool
-	unguard     func() // see loopGuard
+	guard       *loopWatch // see loopGuard; nil: none, or no more
+	loop        bool       // it was one when guard ended
 }
 
 func newStream(nc net.Conn) *stream {
@@ -420,12 +421,21 @@ func (s *stream) close() error {
 // endGuard ends the watch for loops, if it goes on still.
 func (s *stream) endGuard() {
 	s.mu.Lock()
-	unguard := s.unguard
-	s.unguard = nil
-	s.mu.Unlock()
-	if unguard != nil {
-		unguard()
+	guard := s.guard
+	if s.guard = nil; guard != nil {
+		s.loop = s.loop || guard.isLoop()
 	}
+	s.mu.Unlock()
+	if guard != nil {
+		guard.done()
+	}
+}
+
+// isLoop reports whether the connection has turned out to end at the proxy itself.
+func (s *stream) isLoop() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.loop || s.guard.isLoop()
 }
 
 // drop gives the buffer back with whatever is in it. The stream is not read again.

@@ -177,6 +177,9 @@ func (t *trip) attempt() error {
 	if asks {
 		sendErr = t.o.s.askErr
 	}
+	if err != nil && t.o.s.isLoop() {
+		return &OpError{Op: "dial", Addr: t.o.key.addr, Err: ErrLoop}
+	}
 	if err != nil && sendErr != nil {
 		return &OpError{Op: "send request", Addr: t.o.key.addr, Err: sendErr}
 	}
