@@ -379,10 +379,11 @@ func (c *client) relay(o *origin, flow *Flow) error {
 		flow.Tunnel = true
 		r.up, r.down = &flow.up, &flow.down
 	}
-	if err := r.run(); err != nil {
-		if o.s.isLoop() {
-			err = ErrLoop
-		}
+	err := r.run()
+	if o.s.isLoop() {
+		err = ErrLoop
+	}
+	if err != nil {
 		return &OpError{Op: "relay", Addr: o.key.addr, Err: err}
 	}
 	return nil

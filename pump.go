@@ -385,17 +385,27 @@ type halfCloseable interface{ CloseWrite() error }
 // halfCloser returns what ends the sending side of nc, nil if nothing does. What nc says that it
 // runs on will do, unless nc is TLS, in which such an end is no orderly one (RFC 8446, section 6.1).
 func halfCloser(nc net.Conn) halfCloseable {
-	const layers = 16
-	for range layers {
+	for range maxLayers {
 		if half, ok := nc.(halfCloseable); ok {
 			return half
 		}
-		_, isTLS := nc.(interface{ ConnectionState() tls.ConnectionState })
-		wrapper, ok := nc.(interface{ NetConn() net.Conn })
-		if isTLS || !ok {
+		if _, isTLS := nc.(interface{ ConnectionState() tls.ConnectionState }); isTLS {
 			return nil
 		}
-		nc = wrapper.NetConn()
+		if nc = unwrap(nc); nc == nil {
+			return nil
+		}
+	}
+	return nil
+}
+
+// maxLayers is how far connections are unwrapped.
+const maxLayers = 16
+
+// unwrap returns what nc says that it runs on, nil if it does not say so.
+func unwrap(nc net.Conn) net.Conn {
+	if wrapper, ok := nc.(interface{ NetConn() net.Conn }); ok {
+		return wrapper.NetConn()
 	}
 	return nil
 }
@@ -405,8 +415,15 @@ func abort(nc net.Conn) error {
 	if t, ok := nc.(*tls.Conn); ok {
 		nc = t.NetConn() // without a close_notify, which would be an orderly end
 	}
-	if l, ok := nc.(interface{ SetLinger(int) error }); ok {
-		l.SetLinger(0)
+	under := nc
+	for range maxLayers {
+		if l, ok := under.(interface{ SetLinger(int) error }); ok {
+			l.SetLinger(0)
+			break
+		}
+		if under = unwrap(under); under == nil {
+			break
+		}
 	}
 	return nc.Close()
 }
