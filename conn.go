@@ -96,23 +96,6 @@ func (c *client) run(f func()) {
 	f()
 }
 
-// guard finds out whether it is the proxy itself that has connected.
-func (c *client) guard() {
-	if e, ok := endsOfConn(c.s.nc.RemoteAddr(), c.s.nc.LocalAddr()); ok {
-		c.loop, c.over = c.p.guard.accept(e)
-	}
-}
-
-// refuseLoop resets a connection of the proxy to itself.
-func (c *client) refuseLoop() {
-	c.s.reset()
-	flow, addr := c.newFlow(), c.s.nc.LocalAddr().String()
-	if flow != nil {
-		flow.Conn = c.newConn(Destination{Addr: addr})
-	}
-	c.finish(flow, &OpError{Op: "mode", Addr: addr, Err: ErrLoop})
-}
-
 // serveMode serves the connection as the mode says.
 func (c *client) serveMode() {
 	if c.loop {

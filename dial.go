@@ -14,7 +14,10 @@ import (
 )
 
 // DialFunc opens a connection, as [net.Dialer.DialContext] does. network is "tcp", addr
-// host:port; ctx ends after [Proxy.DialTimeout] or with the client. To be spliced the connection must be a plain *net.TCPConn.
+// host:port; ctx ends after [Proxy.DialTimeout] or with the client. To be spliced the connection must be a plain
+// *net.TCPConn. One of another type needs no more than the methods of net.Conn, and not even deadlines
+// that work; the end of one direction of a tunnel reaches it alone if it has a method CloseWrite, or
+// NetConn (as that of tls.Conn) that leads to a connection which has one.
 type DialFunc func(ctx context.Context, network, addr string) (net.Conn, error)
 
 // CheckedDial is a DialFunc that asks check about every address before it connects to
