@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"io"
 	"net"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -17,10 +18,14 @@ func TestR67_ClosedWhileIdle(t *testing.T) {
 	t.Parallel()
 	root := newIssuer(t, "root")
 	config := &tls.Config{Certificates: []tls.Certificate{root.leaf("origin.test", newKey(t), nil)}}
-	for name, secure := range map[string]bool{"plain": false, "TLS": true} {
+	for name, response := range map[string]string{
+		"plain": ok200, "TLS": ok200,
+		"bound to a client": strings.Replace(ok200, "\r\n", "\r\nWWW-Authenticate: NTLM\r\n", 1),
+	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			const many = 40
+			secure := name == "TLS"
 			var gate, over sync.WaitGroup
 			gate.Add(many)
 			over.Add(many)
@@ -32,7 +37,7 @@ func TestR67_ClosedWhileIdle(t *testing.T) {
 				c.head()
 				gate.Done()
 				gate.Wait() // so that each needs a connection of its own
-				c.send(ok200)
+				c.send(response)
 				c.closeWrite()
 				if secure {
 					c.Conn.(*tls.Conn).NetConn().(*net.TCPConn).CloseWrite()

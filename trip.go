@@ -384,6 +384,7 @@ func (t *trip) keep() {
 	case o.bound:
 		o.reused = true
 		t.route.bind(o)
+		t.route.settle(o, &t.origins.pool.parking)
 	default:
 		t.origins.pool.put(o)
 	}
