@@ -27,6 +27,7 @@ type conformance struct {
 	flows    chan *mitm.Flow
 	tells    bool // the end of the client's sending side reaches the origin
 	returned chan error
+	over     sync.Once
 }
 
 // eachRole runs f with the kind of connection in either role, with and without hooks.
@@ -74,7 +75,9 @@ func newConformance(t *testing.T, p *mitm.Proxy, k connKind, dialled bool) *conf
 }
 
 // end ends everything, and makes sure that nothing is left.
-func (c *conformance) end() {
+func (c *conformance) end() { c.over.Do(c.endOnce) }
+
+func (c *conformance) endOnce() {
 	closed := make(chan bool)
 	go func() {
 		c.p.Close()
@@ -280,4 +283,31 @@ func (c *conformance) exchanges(scheme string) {
 			c.t.Errorf("flow: %v", f.Err)
 		}
 	}
+}
+
+// HTTP/2 in the clear, with several requests on one connection.
+func TestR64_ConnsHTTP2(t *testing.T) {
+	eachConnKind(t, func(t *testing.T, k connKind) {
+		for _, dialled := range []bool{false, true} {
+			t.Run(fmt.Sprint("dialled=", dialled), func(t *testing.T) {
+				c := newConformance(t, &mitm.Proxy{Mode: fixed(mitm.Destination{Addr: "origin.test:80"})}, k, dialled)
+				var far sync.WaitGroup
+				defer far.Wait()
+				defer c.end()
+				far.Go(func() {
+					origin := newH2Peer(t, c.far.Conn, false)
+					for s := origin.accept(); s != nil; s = origin.accept() {
+						origin.answer(s, strings.Repeat("x", 10_000))
+					}
+				})
+				client := newH2Peer(t, c.client.Conn, true)
+				for range 5 {
+					s := client.get(":scheme", "http", ":authority", "origin.test")
+					if got := s.outcome(); got != "200" || s.body.Len() != 10_000 {
+						t.Errorf("%s, %d bytes", got, s.body.Len())
+					}
+				}
+			})
+		}
+	})
 }
