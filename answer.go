@@ -49,7 +49,7 @@ func (x *exchange) cause(err error) error {
 
 // linger closes after an answer whose request may not have been read to its end.
 func (x *exchange) linger() {
-	if x.body == nil || !x.body.ended() || halfCloser(x.client.s.nc) != nil {
+	if x.body == nil || !x.body.ended() || halfCloser(x.client.s.given()) != nil {
 		x.client.s.linger()
 	} // else nothing that came is in the way of the answer, and an end at once is a clean one
 }

@@ -134,8 +134,7 @@ func TestR65_AnswerThenClose(t *testing.T) {
 		"close-delimited": {plainGet, "HTTP/1.1 200 OK\r\n\r\n"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			eachConnKind(t, func(t *testing.T, k connKind) {
-				c := newConformance(t, new(mitm.Proxy), k, false)
+			eachRole(t, func(c *conformance) {
 				c.client.send(test.request)
 				c.far.head()
 				go func() {
@@ -145,7 +144,10 @@ func TestR65_AnswerThenClose(t *testing.T) {
 				}()
 				c.client.head()
 				if got, want := digest(c.client.r), digest(noise(1, 300000)); got != want {
-					t.Errorf("got %s, want %s", got, want)
+					c.t.Errorf("got %s, want %s", got, want)
+				}
+				if f := nextFlow(c.t, c.flows); f.Err != nil {
+					c.t.Errorf("flow: %v", f.Err)
 				}
 			})
 		})
