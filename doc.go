@@ -35,12 +35,13 @@ Data flows down this list. Each step is a file, or a few.
 	trip      trip.go       a request on its way to an origin and the response back, over one of
 	                        the origins.go of a client (watch.go: is the client still there?
 	                        clock.go: does content move, either way?)
-	origin    dial.go       connecting; pool.go: idle connections; guard.go: connections to oneself;
+	origin    dial.go       connecting; pool.go: idle connections; loop.go and guard.go: connections to
+	                        oneself;
 	                        tls.go: TLS to an origin (keylength.go: its certificate's keys);
 	                        http2origin.go: HTTP/2 connections (http2silence.go: are they still
 	                        there?), http2trip.go: requests on them, http2still.go: content
 	                        that stands still;
-	                        sockopt_linux.go: socket options;
+	                        park_linux.go: idle connections that end; sockopt_linux.go: socket options;
 	                        pages.go: no origin, but an http.Handler
 	relay     relay.go      bytes both ways, unread
 
@@ -54,7 +55,8 @@ rewrite.go.
 Below are the parsers, which know nothing of the rest: requestline.go, header.go, framing.go
 (which decides where a message ends), body.go (content, decoded) and send.go (content,
 encoded; content.go if a hook made it); and stream.go, a connection with a buffer that exists
-only while it holds bytes (buffer.go; socket.go: the bytes of a socket; tlsstream.go: one over TLS;
+only while it holds bytes (streamend.go: how it ends; buffer.go; socket.go: the bytes of a socket; pump.go: what is
+no socket, and may have neither deadlines nor half-close, by capabilities.go; tlsstream.go: one over TLS;
 tlssocket.go: what TLS runs on, and where a ClientHello can be read without consuming it;
 streamconn.go: one for HTTP/2, where batch.go writes frames together that come together).
 

@@ -117,7 +117,7 @@ func (c *Conn) RemoteAddr() net.Addr { return c.s.nc.RemoteAddr() }
 func (c *Conn) LocalAddr() net.Addr { return c.s.nc.LocalAddr() }
 
 // NetConn returns the connection as it was accepted. It must not be read from.
-func (c *Conn) NetConn() net.Conn { return c.s.nc }
+func (c *Conn) NetConn() net.Conn { return c.s.given() }
 
 // Peek returns the first n bytes or more that the client has sent and leaves them to be
 // read; fewer come with an error. They are valid until the next Peek or Read. It is

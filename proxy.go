@@ -144,7 +144,7 @@ func (p *Proxy) init() error {
 		p.certificates = certificatePages(p.CA)
 		p.dialer = dialer{
 			dial: p.Dial, timeout: p.limits.dialTime, handshake: p.limits.tlsTime,
-			config: p.defaultOriginTLS(), isLoop: p.isLoop, guard: &p.guard,
+			config: p.defaultOriginTLS(), mayLoop: p.mayLoop, guard: &p.guard,
 			startTLS: p.StartTLS, panicked: p.panicked,
 		}
 		p.tls = newClientTLS(p.ClientTLS, p.KeyLogWriter)
@@ -220,7 +220,7 @@ func (p *Proxy) accept(l net.Listener) error {
 			}
 			return ErrProxyClosed
 		case err != nil && !isTemporary(err):
-			return &OpError{Op: "accept", Addr: l.Addr().String(), Err: err}
+			return &OpError{Op: "accept", Addr: addrOr(l.Addr()).String(), Err: err}
 		case err != nil:
 			leave(free)
 			delay = min(max(2*delay, 5*time.Millisecond), time.Second)
@@ -234,6 +234,7 @@ func (p *Proxy) accept(l net.Listener) error {
 			return ErrProxyClosed
 		}
 		c.conn.listener = l.Addr()
+		c.guard()
 		go func() {
 			defer leave(free)
 			c.serve()
@@ -287,6 +288,7 @@ func (p *Proxy) ServeConn(ctx context.Context, nc net.Conn) error {
 		return ErrProxyClosed
 	}
 	defer context.AfterFunc(p.ctx, func() { c.cancel(nil) })()
+	c.guard()
 	c.serve()
 	return nil
 }
@@ -365,24 +367,4 @@ type onceListener struct {
 func (l *onceListener) Close() error {
 	l.once.Do(func() { l.err = l.Listener.Close() })
 	return l.err
-}
-
-// isLoop says whether nc ends at one of the proxy's own listeners: at its address, or,
-// where it listens on all addresses, at its port of this host.
-func (p *Proxy) isLoop(nc net.Conn) bool {
-	to, ok := addrPort(nc.RemoteAddr())
-	if !ok {
-		return false
-	}
-	from, _ := addrPort(nc.LocalAddr())
-	here := from.Addr() == to.Addr() || to.Addr().IsLoopback() // 127.0.0.2 is reached from 127.0.0.1
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	for l := range p.listeners {
-		at, ok := addrPort(l.Addr())
-		if ok && at.Port() == to.Port() && (at.Addr() == to.Addr() || at.Addr().IsUnspecified() && here) {
-			return true
-		}
-	}
-	return false
 }

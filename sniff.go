@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/netip"
 	"os"
 	"time"
@@ -60,12 +61,15 @@ func (c *client) serveDestination(d Destination) {
 
 // guardLoop says whether it is the proxy itself that connects to d.
 func (c *client) guardLoop(d Destination) (loop bool, done func()) {
-	from, _ := addrPort(c.s.nc.RemoteAddr())
 	to, err := netip.ParseAddrPort(d.Addr)
 	if err != nil || isDirect(to, c.conn.listener) {
 		return err == nil, func() {}
 	}
-	return c.p.guard.accept(ends{from, to})
+	e, ok := endsOfConn(c.s.nc.RemoteAddr(), net.TCPAddrFromAddrPort(to))
+	if !ok {
+		return false, func() {}
+	}
+	return c.p.guard.accept(e)
 }
 
 // open dials the destination of a connection that may speak anything, and serves it.

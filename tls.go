@@ -26,6 +26,9 @@ func (d *dialer) secure(ctx context.Context, o *origin, key originKey, c *Conn) 
 	nc, state, err := d.shake(ctx, c, socket, d.configFor(key))
 	if err != nil {
 		o.s.close()
+		if o.s.isLoop() {
+			err = ErrLoop
+		}
 		return nil, &OpError{Op: "tls", Addr: key.addr, Err: err}
 	}
 	o.s.endGuard() // a loop would not have come that far

@@ -12,6 +12,9 @@ import (
 func newTLSStream(nc net.Conn, socket *tlsSocket) *stream {
 	s := newStream(nc)
 	s.tls, s.low = socket, rawConn(socket.Conn)
+	if s.own != nil { // which may have read what the socket knows nothing of
+		s.low = nil
+	}
 	if _, ok := nc.(*tls.Conn); ok && s.low != nil {
 		s.raw, s.readable = s.low, s.readTLS
 	}

@@ -211,6 +211,9 @@ func (t *trip) attempt() error {
 	if asks {
 		sendErr = t.o.s.askErr
 	}
+	if err != nil && t.o.s.isLoop() {
+		return &OpError{Op: "dial", Addr: t.o.key.addr, Err: ErrLoop}
+	}
 	if err != nil && sendErr != nil {
 		return &OpError{Op: "send request", Addr: t.o.key.addr, Err: sendErr}
 	}
@@ -230,7 +233,13 @@ func (t *trip) upload() {
 	switch {
 	case err == nil:
 		t.watchClient()
-	case !isSendError(err):
+	case isSendError(err) && isTimeout(err): // nothing was taken for so long: there is no answer to wait for
+		t.o.s.reset()
+	case isSendError(err):
+		if _, ok := t.owner.(*exchange); ok { // an origin that takes no more may have answered
+			t.client.ignore()
+		}
+	default:
 		// The client stopped in the middle, and so do we: visibly.
 		if !t.stopped.Load() {
 			t.uploadErr = err
@@ -467,6 +476,7 @@ func (t *trip) keep() {
 	case o.bound:
 		o.reused = true
 		t.route.bind(o)
+		t.route.settle(o, &t.origins.pool.parking)
 	default:
 		t.origins.pool.put(o)
 	}
