@@ -3,9 +3,12 @@ package mitm
 import (
 	"context"
 	"errors"
+	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"os"
+	"syscall"
 )
 
 // ErrProxyClosed is returned by [Proxy.Serve] and its siblings after [Proxy.Shutdown]
@@ -104,6 +107,27 @@ func exchangeStatus(err error) int {
 		return http.StatusGatewayTimeout
 	}
 	return http.StatusBadGateway
+}
+
+// clientGone marks err, of reading from the client or of writing to it, as ErrClientGone if it shows
+// that the client has left.
+func clientGone(err error) error {
+	if err == nil || errors.Is(err, ErrClientGone) || !isGone(err) {
+		return err
+	}
+	return fmt.Errorf("%w: %w", ErrClientGone, err)
+}
+
+// isGone reports whether err, of a connection, says that the other side has ended it.
+func isGone(err error) bool {
+	for _, end := range [...]error{io.EOF, io.ErrUnexpectedEOF, io.ErrClosedPipe, net.ErrClosed} {
+		if errors.Is(err, end) {
+			return true
+		}
+	}
+	const ownAlert = "local error" // of crypto/tls: the other side has sent what is no TLS
+	op, system := (*net.OpError)(nil), syscall.Errno(0)
+	return !isTimeout(err) && (errors.As(err, &op) && op.Op != ownAlert || errors.As(err, &system))
 }
 
 // isTimeout says whether err is that of a deadline, of a connection or of a context.

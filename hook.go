@@ -184,7 +184,9 @@ func sortHooks(list []Hook, transport http.RoundTripper) (*hooks, error) {
 			if h.http == nil {
 				h.http = engine{}
 			}
-			h.http = hook.HookHTTP(h.http)
+			if h.http = wrap(hook, h.http); h.http == nil {
+				return nil, fmt.Errorf("mitm: hook %d: HookHTTP of %T panicked, or returned nothing", i, hook)
+			}
 		}
 		if _, ok := list[i].(MessageHook); ok {
 			return nil, fmt.Errorf("mitm: message hooks: %w", errors.ErrUnsupported)
@@ -202,6 +204,16 @@ func sortHooks(list []Hook, transport http.RoundTripper) (*hooks, error) {
 		}
 	}
 	return h, nil
+}
+
+// wrap calls HookHTTP, whose panic it survives: nothing but Serve is there to notice.
+func wrap(hook HTTPHook, next http.RoundTripper) (rt http.RoundTripper) {
+	defer func() {
+		if recover() != nil {
+			rt = nil
+		}
+	}()
+	return hook.HookHTTP(next)
 }
 
 func isConnOrDone(hook Hook) bool {

@@ -80,7 +80,7 @@ func (c *client) serveTunnel(t *tunnel) error {
 	}
 	err := c.sniff(t.route, t.flow, t.o)
 	if err == errIsHTTP {
-		err = nil
+		err = c.ended(t.route.key.addr)
 	}
 	return err
 }
@@ -136,7 +136,7 @@ func (c *client) awaitByte() bool {
 	if len(c.s.buffered()) > 0 {
 		return true
 	}
-	if !c.rest() {
+	if !c.rest(clientIdle) {
 		return false
 	}
 	err := c.s.fill(bufferSize)

@@ -114,7 +114,7 @@ type pool struct {
 	mu     sync.Mutex
 	idle   map[originKey][]*origin
 	count  int
-	reaper *time.Timer   // runs while the pool is not empty
+	reaper *alarm        // runs while the pool is not empty
 	keep   time.Duration // for how long; negative: no limit
 	closed bool
 }
@@ -158,7 +158,7 @@ func (p *pool) push(o *origin) bool {
 	p.count++
 	o.idleSince = time.Now()
 	if p.reaper == nil && p.keep > 0 {
-		p.reaper = time.AfterFunc(p.keep, p.reap)
+		p.reaper = newAlarm(p.keep, p.reap)
 	}
 	return true
 }
@@ -175,14 +175,16 @@ func (p *pool) forget() {
 
 // reap closes what was idle for too long and comes again as long as there is more. Closing
 // may take its time, so it happens outside the lock.
-func (p *pool) reap() {
-	for _, o := range p.expired() {
+func (p *pool) reap() (rest time.Duration) {
+	old, rest := p.expired()
+	for _, o := range old {
 		o.close()
 	}
+	return rest
 }
 
-// expired takes out what was idle for too long.
-func (p *pool) expired() (old []*origin) {
+// expired takes out what was idle for too long, and says when to look again.
+func (p *pool) expired() (old []*origin, rest time.Duration) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for key, list := range p.idle {
@@ -196,10 +198,11 @@ func (p *pool) expired() (old []*origin) {
 		}
 	}
 	p.count -= len(old)
-	if p.reaper = nil; p.count > 0 {
-		p.reaper = time.AfterFunc(p.keep/2, p.reap)
+	if p.count > 0 {
+		return old, p.keep / 2
 	}
-	return old
+	p.reaper = nil
+	return old, 0
 }
 
 // close closes all idle connections and takes no more.
@@ -207,10 +210,9 @@ func (p *pool) close() {
 	p.mu.Lock()
 	idle := p.idle
 	p.idle, p.count, p.closed = nil, 0, true
-	if p.reaper != nil {
-		p.reaper.Stop()
-	}
+	reaper := p.reaper
 	p.mu.Unlock()
+	reaper.stop()
 	for _, list := range idle {
 		for _, o := range list {
 			o.close()

@@ -30,7 +30,7 @@ type relay struct {
 
 	last    atomic.Int64 // when something moved, in Unix nanoseconds
 	writing atomic.Int32 // directions that are writing, and may wait for a receiver
-	timer   *time.Timer
+	timer   *alarm // nil: no limit
 	acked   uint64                // bytes that the peers have acknowledged, when the timer looked
 	failure atomic.Pointer[error] // the first one
 }
@@ -50,9 +50,7 @@ func (r *relay) run() error {
 	}()
 	r.direction(r.far, r.near, r.up)
 	<-down
-	if r.timer != nil {
-		r.timer.Stop()
-	}
+	r.timer.stop()
 	r.near.close()
 	r.far.close()
 	if err := r.failure.Load(); err != nil {
@@ -68,16 +66,13 @@ func (r *relay) watchIdle() {
 	if r.idle <= 0 {
 		return
 	}
-	armed := make(chan struct{})
-	r.timer = time.AfterFunc(r.idle, func() {
-		<-armed
-		if rest := r.rest(); rest > 0 {
-			r.timer.Reset(rest)
-			return
+	r.timer = newAlarm(r.idle, func() time.Duration {
+		rest := r.rest()
+		if rest <= 0 {
+			r.fail(errIdle)
 		}
-		r.fail(errIdle)
+		return rest
 	})
-	close(armed)
 }
 
 // rest is how long the tunnel may stay as it is. What is being written counts only when all of it

@@ -132,10 +132,15 @@ func (c *client) sniff(r *route, flow *Flow, o *origin) error {
 	}
 	conn := c.newConn(r.conn.Destination)
 	var err error
-	if conn.Protocol, err = c.firstBytes(early, r); err != nil {
+	conn.Protocol, err = c.firstBytes(early, r)
+	switch {
+	case err == errNothingAsked:
+		early.close()
+		return c.ended(r.key.addr)
+	case err != nil:
 		early.reset()
 		c.s.reset()
-		return &OpError{Op: "relay", Addr: r.key.addr, Err: err}
+		return c.blame(&OpError{Op: "relay", Addr: r.key.addr, Err: clientGone(err)})
 	}
 	if conn.Protocol == TLS {
 		return c.serveTLS(r, flow, conn, early)
@@ -180,7 +185,7 @@ func (c *client) serveInside(op *opening) error {
 	waits := isHTTP(c.tls.NegotiatedProtocol) // and nothing is lost if it is closed
 	if waits {
 		op.early.stopListening()
-		if !c.rest() {
+		if !c.rest(clientIdle) {
 			op.early.close()
 			return nil
 		}
@@ -189,9 +194,9 @@ func (c *client) serveInside(op *opening) error {
 	}
 	var err error
 	conn.Protocol, err = c.firstBytes(op.early, r)
-	if waits && !c.wake() {
+	if waits && !c.wake() || err == errNothingAsked {
 		op.early.close()
-		return nil
+		return c.ended(r.key.addr)
 	}
 	if err != nil {
 		op.early.reset()
@@ -289,7 +294,7 @@ func (c *client) firstBytes(early *earlyDial, r *route) (Protocol, error) {
 			begun = true
 			c.s.readWithin(prefixWait)
 		}
-		err := c.s.fill(c.p.limits.requestLine)
+		err := c.await(c.p.limits.requestLine)
 		switch {
 		case err == nil:
 			continue

@@ -159,7 +159,7 @@ func (t *trip) attempt() error {
 		return errStale
 	}
 	if t.ctx.Done() != t.clientDone { // a hook gave the request a context of its own
-		t.unhook = context.AfterFunc(t.ctx, t.o.s.reset)
+		t.unhook = onEnd(t.ctx, t.o.s.reset)
 	}
 	var sendErr error
 	if !asks {
