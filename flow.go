@@ -29,6 +29,12 @@ type Flow struct {
 	// authority of a CONNECT. Both are empty if the request could not be parsed, and for
 	// a tunnel that no HTTP request asked for.
 	Method, URL string
+	// Head is the head of an HTTP/1 request that was refused because it is malformed or too
+	// large, or that did not come to its end, byte for byte as it came: the request line, the
+	// fields, and the empty line if it was there, but no more than 64 KiB. It may hold
+	// credentials. It is nil for every other request, and for those of HTTP/2: net/http, which
+	// reads them, does not show what it refuses.
+	Head []byte
 	// Status is what the client was told, 0 if nothing.
 	Status int
 

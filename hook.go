@@ -175,8 +175,11 @@ type hooks struct {
 	http http.RoundTripper // the onion with the engine in the middle; nil: nothing hooks HTTP
 }
 
-func sortHooks(list []Hook, transport http.RoundTripper) (*hooks, error) {
-	h := &hooks{http: transport}
+func (p *Proxy) sortHooks() (*hooks, error) {
+	h, list := new(hooks), p.Hooks
+	if p.Transport != nil {
+		h.http = transportStep{p.Transport, p.panicked}
+	}
 	for i := len(list) - 1; i >= 0; i-- {
 		known := false
 		if hook, ok := list[i].(HTTPHook); ok {
@@ -220,6 +223,43 @@ func isConnOrDone(hook Hook) bool {
 	_, conn := hook.(ConnHook)
 	_, done := hook.(DoneHook)
 	return conn || done
+}
+
+// transportStep is Proxy.Transport in the engine's place.
+type transportStep struct {
+	http.RoundTripper
+	panicked func(op string, v any) error
+}
+
+// RoundTrip implements http.RoundTripper. It gives errors their step, and remembers whose content it
+// is.
+func (s transportStep) RoundTrip(req *http.Request) (res *http.Response, err error) {
+	defer func() {
+		if v := recover(); v == http.ErrAbortHandler {
+			err = http.ErrAbortHandler
+		} else if v != nil {
+			err = s.panicked("transport", v)
+		}
+		err = asOpError("transport", hostOfURL(req), err)
+	}()
+	if res, err = s.RoundTripper.RoundTrip(req); res == nil && err == nil {
+		err = errNoResult
+	}
+	if flow := FlowFromContext(req.Context()); flow != nil && res != nil {
+		if h, ok := flow.origin.(*hookedExchange); ok {
+			h.mu.Lock()
+			defer h.mu.Unlock()
+			h.theirs = res.Body
+		}
+	}
+	return res, err
+}
+
+func hostOfURL(req *http.Request) string {
+	if req.URL == nil {
+		return ""
+	}
+	return req.URL.Host
 }
 
 // engine is the transport at the end of the chain: the proxy's own.

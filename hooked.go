@@ -6,6 +6,7 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"reflect"
 	"sync"
 )
 
@@ -36,7 +37,8 @@ type hookedExchange struct {
 	continued bool        // the client was told to send its content
 	answered  bool        // interim responses come too late
 	response  *rawHead    // the latest that a call of the engine returned, as it came in HTTP/1
-	last      *hookedTrip // the latest call of the engine
+	theirs    io.ReadCloser // the content of the latest response of Proxy.Transport
+	last      *hookedTrip   // the latest call of the engine
 	first     hookedTrip  // most exchanges make one
 	running   int         // calls of the engine that have not returned
 	streams   []context.CancelCauseFunc
@@ -49,6 +51,9 @@ type asker interface {
 	interim(*trip) error
 	interimHTTP2(http2Interim) error
 }
+
+// errNoResult is that of a hook, or a Transport, that returned nothing at all.
+var errNoResult = errors.New("neither a response nor an error")
 
 // errOver is returned to hooks that use an exchange after its end.
 var errOver = errors.New("mitm: the exchange is over")
@@ -65,17 +70,17 @@ func (x *exchange) hooked() {
 	if err == nil {
 		err = h.pass(x, res)
 	}
-	switch {
+	switch err = h.stepOf(err); {
 	case err == nil:
 	case errors.Is(err, http.ErrAbortHandler):
-		x.err = &OpError{Op: "hook", Err: err}
+		x.err = err
 		x.client.s.reset()
 	default:
 		h.closeTrips()
 		h.drain()
 		x.control.close = x.control.close || h.unread()
 		h.end()
-		x.fail(asOpError(err))
+		x.fail(err)
 	}
 	h.end()
 	h.near, h.first.far = nil, nil
@@ -113,7 +118,7 @@ func (h *hookedExchange) call() (res *http.Response, err error) {
 	}
 	res, err = hooks.RoundTrip(h.req)
 	if err == nil && res == nil {
-		err = &OpError{Op: "hook", Err: errors.New("neither a response nor an error")}
+		err = &OpError{Op: "hook", Err: errNoResult}
 	}
 	return res, err
 }
@@ -128,13 +133,51 @@ func (h *hookedExchange) recovered(err *error) {
 	}
 }
 
-// asOpError gives errors of hooks and foreign transports a step.
-func asOpError(err error) error {
-	if op := (*OpError)(nil); errors.As(err, &op) {
+// asOpError gives an error of step that has none a step.
+func asOpError(step, addr string, err error) error {
+	if op := (*OpError)(nil); err == nil || errors.As(err, &op) {
 		return err
 	}
-	return &OpError{Op: "hook", Err: err}
+	return &OpError{Op: step, Addr: addr, Err: err}
 }
+
+// stepOf gives an error that came out of the hooks, or of content that they left, its step. It is
+// the client's or an origin's if that is the error in which their content ended, which hooks may
+// have read; else it is the hook's.
+func (h *hookedExchange) stepOf(err error) error {
+	if err == nil {
+		return nil
+	}
+	if came := h.requestErr(); came != nil && errors.Is(err, came) {
+		return asOpError("read request", "", clientGone(err))
+	}
+	for t := h.lastReturned(); t != nil; t = t.previous {
+		if step := h.stepOfTrip(t, err); step != nil {
+			return step
+		}
+	}
+	return asOpError("hook", "", err)
+}
+
+// requestErr returns why the client's content can't be read to its end, nil if it can, or if
+// somebody is reading it yet.
+func (h *hookedExchange) requestErr() error {
+	if b, ok := h.own.(*http2Body); ok {
+		if err := b.err.Load(); err != nil {
+			return *err
+		}
+		return nil
+	}
+	if !h.body.mu.TryLock() {
+		return nil
+	}
+	defer h.body.mu.Unlock()
+	if h.body.failed() {
+		return h.body.err
+	}
+	return nil
+}
+
 
 // stopInterim sees to it that nothing is written to the client but the final response.
 func (h *hookedExchange) stopInterim() {
@@ -218,6 +261,20 @@ func (h *hookedExchange) unread() bool {
 	return !h.body.ended()
 }
 
+// untilGone closes body when the client is gone or the proxy closes, if it is one that a hook put in
+// place: its Read may wait for what does not know of that. stop ends this, when nobody reads body any
+// more.
+func (h *hookedExchange) untilGone(ctx context.Context, body io.Closer) (stop func() bool) {
+	switch body.(type) {
+	case *hookedTrip, *hookedBody, *http2Content, *http2Body: // which end by themselves
+		return func() bool { return true }
+	}
+	if body == http.NoBody {
+		return func() bool { return true }
+	}
+	return onEnd(ctx, func() { h.closeBody(body) })
+}
+
 // pass writes the response that came out of the hooks. It returns an error if it has
 // written nothing.
 func (h *hookedExchange) pass(x *exchange, res *http.Response) error {
@@ -233,10 +290,11 @@ func (h *hookedExchange) pass(x *exchange, res *http.Response) error {
 	if res.StatusCode == http.StatusSwitchingProtocols {
 		return h.passUpgrade(x, res)
 	}
+	defer h.untilGone(h.req.Context(), res.Body)()
 	out, err := h.outgoing(x, res)
 	if err != nil {
 		h.flow.Response = nil
-		return asOpError(err)
+		return h.ofTransport(res, err)
 	}
 	err = h.sendResponse(x, out)
 	x.countDown(out.sent())
@@ -247,10 +305,25 @@ func (h *hookedExchange) pass(x *exchange, res *http.Response) error {
 	h.closeBody(res.Body)
 	h.end()
 	x.conclude(err, x.route.key.addr, out.closing, sent)
-	if t := h.lastReturned(); err != nil && out.direct == nil && !isSendError(err) && (t == nil || !t.body.failed()) {
-		x.err = asOpError(err) // of what a hook put in place
+	switch {
+	case err == nil || isSendError(err):
+	case x.client.ctx.Err() == nil:
+		x.err = h.stepOf(h.ofTransport(res, err))
+	case out.direct == nil: // nobody has to wait for a hook that is late
+		x.err = &OpError{Op: "send response", Err: context.Cause(x.client.ctx)}
 	}
 	return nil
+}
+
+// ofTransport gives err, in which the content of res ended, its step if that is content of
+// Proxy.Transport as it came.
+func (h *hookedExchange) ofTransport(res *http.Response, err error) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if theirs := reflect.ValueOf(h.theirs); theirs.IsValid() && theirs.Comparable() && h.theirs == res.Body {
+		return asOpError("transport", hostOfURL(h.req), err)
+	}
+	return err
 }
 
 // sendResponse survives the panic of a reader that a hook put in.
@@ -261,7 +334,7 @@ func (h *hookedExchange) sendResponse(x *exchange, out *readerSource) (err error
 	return x.reply.send(out)
 }
 
-// closeBody survives likewise.
+// closeBody survives the panic of what a hook put in.
 func (h *hookedExchange) closeBody(body io.Closer) {
 	var err error
 	defer h.recovered(&err)

@@ -14,6 +14,7 @@ import (
 type exchange struct {
 	routed
 	head   head
+	raw    []byte // what head was parsed from; valid until more is read
 	method string // of line, which content that comes later overwrites
 	body   *body  // the request's content: own, or one that hooks may hold on to
 	own    body
@@ -148,7 +149,8 @@ func (x *exchange) serve() {
 	c := x.client
 	x.flow = c.newFlow()
 	if err := x.read(); err != nil {
-		x.err = &OpError{Op: "read request", Err: err}
+		x.keepHead()
+		x.err = c.blame(&OpError{Op: "read request", Err: clientGone(err)})
 		if err != io.EOF {
 			x.refuse(requestStatus(err), x.err)
 		}
@@ -176,6 +178,7 @@ func (x *exchange) serve() {
 // read reads and understands the head of the request.
 func (x *exchange) read() error {
 	b, err := x.readHead()
+	x.raw = b
 	if err != nil {
 		return err
 	}
@@ -204,6 +207,22 @@ func (x *exchange) read() error {
 
 // errConnectContent: what follows a CONNECT belongs to the tunnel (RFC 9110, section 9.3.6).
 var errConnectContent = errors.New("CONNECT with content (RFC 9110, section 9.3.6)")
+
+// keepHead tells the flow of a request that was refused what came of its head.
+func (x *exchange) keepHead() {
+	const most = 64 << 10
+	if x.flow == nil {
+		return
+	}
+	raw := x.raw
+	if raw == nil { // it did not come to its end, or was not waited for
+		raw = x.client.s.buffered()
+		if n := headEnd(raw, 0); n > 0 {
+			raw = raw[:n]
+		}
+	}
+	x.flow.Head = bytes.Clone(raw[:min(len(raw), most)])
+}
 
 // readHead reads up to the empty line. A client that has sent a request line that can't
 // be one is not waited for.
@@ -292,7 +311,7 @@ func (x *exchange) forward() {
 	t.owner = x
 	all, err := t.request.collect(x.body)
 	if err != nil {
-		x.refuse(requestStatus(err), &OpError{Op: "read request", Err: err})
+		x.refuse(requestStatus(err), x.client.blame(&OpError{Op: "read request", Err: clientGone(err)}))
 		return
 	}
 	if all {
@@ -394,4 +413,7 @@ func (x *exchange) passResponse() {
 	sent := t.finish()
 	x.countUp(x.body.count)
 	x.conclude(err, t.route.key.addr, closing, sent)
+	if err != nil && t.uploadErr != nil && !isSendError(err) { // the response was given up for that
+		x.err = x.client.blame(&OpError{Op: "read request", Err: clientGone(t.uploadErr)})
+	}
 }

@@ -49,12 +49,12 @@ func (x *http2Exchange) serve() {
 	x.flow = c.newFlow()
 	defer func() { c.finish(x.flow, x.err) }()
 	err := x.read()
-	x.describe()
 	if err != nil {
 		x.err = &OpError{Op: "read request", Err: err}
 		x.answer(requestStatus(err), x.err.Error())
 		return
 	}
+	x.describe()
 	credentials := x.req.Header["Proxy-Authorization"]
 	delete(x.req.Header, "Proxy-Authorization") // for us, not for hooks (RFC 9110, section 11.7.2)
 	if err := x.findRoute(credentials); err != nil {
@@ -215,12 +215,10 @@ func (x *http2Exchange) answer(status int, text string) {
 
 // fail answers a request that got no response.
 func (x *http2Exchange) fail(err error) {
-	if x.ctx.Err() != nil {
-		err = &OpError{Op: "read response", Addr: x.route.key.addr, Err: x.cause()}
-	}
 	if x.body != nil && x.body.err.Load() != nil {
-		err = &OpError{Op: "read request", Err: *x.body.err.Load()}
+		err = &OpError{Op: "read request", Err: clientGone(*x.body.err.Load())}
 	}
+	err = x.blame(err)
 	x.err = err
 	if errors.Is(err, http.ErrAbortHandler) || x.req.Context().Err() != nil {
 		x.broken = true
@@ -229,9 +227,20 @@ func (x *http2Exchange) fail(err error) {
 	x.answer(failureStatus(err), err.Error())
 }
 
+// blame is client.blame for a stream.
+func (x *http2Exchange) blame(err error) error {
+	if err == nil || x.ctx.Err() == nil {
+		return err
+	}
+	return because(err, x.cause())
+}
+
 // cause says why the exchange was ended: net/http tells of a client that has left, or has
 // reset the stream, only that.
 func (x *http2Exchange) cause() error {
+	if x.client.ctx.Err() != nil {
+		return context.Cause(x.client.ctx)
+	}
 	if err := context.Cause(x.ctx); err != context.Canceled {
 		return err
 	}

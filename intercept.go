@@ -221,7 +221,7 @@ func (c *client) refusedBy(conn *Conn, err error) error {
 		c.p.distrusts.put(c.distrust(conn))
 		err = fmt.Errorf("%w: %w", ErrCertificateRefused, err)
 	}
-	return &OpError{Op: "client tls", Addr: conn.Destination.Addr, Err: err}
+	return c.blame(&OpError{Op: "client tls", Addr: conn.Destination.Addr, Err: err})
 }
 
 func (c *client) distrust(conn *Conn) distrust {

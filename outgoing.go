@@ -71,7 +71,7 @@ func (t *hookedTrip) attach(req *http.Request, src *readerSource) error {
 			src.giveBack()
 		}
 		if err != nil {
-			return &OpError{Op: "read request", Err: err}
+			return &OpError{Op: "read request", Err: clientGone(err)}
 		}
 		if all {
 			t.watch.arm()
@@ -246,7 +246,7 @@ func (h *hookedExchange) passUpgrade(x *exchange, res *http.Response) error {
 	x.reply.out = appendStatusLine(x.reply.out, res.StatusCode, "Switching Protocols")
 	x.reply.out = w.appendTo(x.reply.out)
 	if err := x.reply.flush(); err != nil {
-		x.err = &OpError{Op: "send response", Err: err}
+		x.err = x.client.blame(&OpError{Op: "send response", Err: clientGone(err)})
 		return nil
 	}
 	res.Body = http.NoBody // it belongs to the tunnel now

@@ -156,7 +156,7 @@ func (p *Proxy) init() error {
 
 // check is what can be told before the first connection. It asks for the hooks on the way.
 func (p *Proxy) check() (err error) {
-	if p.sorted, err = sortHooks(p.Hooks, p.Transport); err != nil {
+	if p.sorted, err = p.sortHooks(); err != nil {
 		return err
 	}
 	if p.Via != "" && !isToken(p.Via) && !validAuthority([]byte(p.Via)) {

@@ -106,6 +106,9 @@ func (r *relay) direction(dst, src *stream, count *atomic.Int64) {
 		dst.closeWrite() // if dst is gone, the other direction notices
 		return
 	}
+	if isSendError(err) == (dst == r.near) {
+		err = clientGone(err)
+	}
 	r.fail(err)
 }
 
@@ -130,7 +133,7 @@ func (r *relay) copy(dst, src *stream, count *atomic.Int64) error {
 		n, err := dst.out.Write(src.buffered())
 		r.writing.Add(-1)
 		if err != nil {
-			return err
+			return &sendError{err}
 		}
 		src.discard(n)
 		src.release()
@@ -156,6 +159,9 @@ func (r *relay) splice(dst, src *stream, count *atomic.Int64) error {
 			p.sum += n
 			if n == 0 && err == nil {
 				return io.EOF
+			}
+			if err != nil && !isTimeout(err) && !src.broken() {
+				return &sendError{err}
 			}
 			if err != nil && !isTimeout(err) {
 				return err

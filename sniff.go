@@ -246,7 +246,7 @@ func (c *client) serveProtocol(r *route, flow *Flow, early *earlyDial) error {
 	}
 	if err != nil {
 		c.s.reset()
-		return err
+		return c.blame(err)
 	}
 	return c.relay(o, flow)
 }

@@ -84,7 +84,7 @@ func (t *trip) run(ctx context.Context) error {
 			continue
 		}
 		if t.uploadErr != nil {
-			return &OpError{Op: "read request", Err: t.uploadErr}
+			return &OpError{Op: "read request", Err: clientGone(t.uploadErr)}
 		}
 		if !reused || t.received || t.source != nil || !idempotent(t.method) || ctx.Err() != nil || isTimeout(err) {
 			return err
