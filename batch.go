@@ -23,7 +23,7 @@ type batchWriter struct {
 	busy    bool      // the goroutine runs
 	closed  bool
 	late    *alarm // after linger
-	err     error       // of an earlier write
+	err     error  // of an earlier write
 }
 
 func newBatchWriter(s *stream, idle, linger time.Duration) *batchWriter {

@@ -33,14 +33,14 @@ type hookedExchange struct {
 	own      io.ReadCloser // the client's content
 
 	mu        sync.Mutex
-	asker     asker       // nil when the exchange is over
-	continued bool        // the client was told to send its content
-	answered  bool        // interim responses come too late
-	response  *rawHead    // the latest that a call of the engine returned, as it came in HTTP/1
+	asker     asker         // nil when the exchange is over
+	continued bool          // the client was told to send its content
+	answered  bool          // interim responses come too late
+	response  *rawHead      // the latest that a call of the engine returned, as it came in HTTP/1
 	theirs    io.ReadCloser // the content of the latest response of Proxy.Transport
 	last      *hookedTrip   // the latest call of the engine
-	first     hookedTrip  // most exchanges make one
-	running   int         // calls of the engine that have not returned
+	first     hookedTrip    // most exchanges make one
+	running   int           // calls of the engine that have not returned
 	streams   []context.CancelCauseFunc
 	returned  sync.Cond // one of them has
 }
@@ -177,7 +177,6 @@ func (h *hookedExchange) requestErr() error {
 	}
 	return nil
 }
-
 
 // stopInterim sees to it that nothing is written to the client but the final response.
 func (h *hookedExchange) stopInterim() {

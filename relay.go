@@ -28,9 +28,9 @@ type relay struct {
 	idle      time.Duration // neither direction moves for so long; 0 or less: no limit
 	up, down  *atomic.Int64 // bytes to the origin and to the client, live
 
-	last    atomic.Int64 // when something moved, in Unix nanoseconds
-	writing atomic.Int32 // directions that are writing, and may wait for a receiver
-	timer   *alarm // nil: no limit
+	last    atomic.Int64          // when something moved, in Unix nanoseconds
+	writing atomic.Int32          // directions that are writing, and may wait for a receiver
+	timer   *alarm                // nil: no limit
 	acked   uint64                // bytes that the peers have acknowledged, when the timer looked
 	failure atomic.Pointer[error] // the first one
 }
