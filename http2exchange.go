@@ -215,8 +215,10 @@ func (x *http2Exchange) answer(status int, text string) {
 
 // fail answers a request that got no response.
 func (x *http2Exchange) fail(err error) {
-	if x.body != nil && x.body.err.Load() != nil {
-		err = &OpError{Op: "read request", Err: clientGone(*x.body.err.Load())}
+	if b := x.body; b != nil && b.err.Load() != nil {
+		err = &OpError{Op: "read request", Err: clientGone(*b.err.Load())}
+	} else if b != nil && !b.ended.Load() && x.ctx.Err() != nil && x.cause() == ErrClientGone {
+		err = &OpError{Op: "read request", Err: ErrClientGone} // which b was closed for before it could tell
 	}
 	err = x.blame(err)
 	x.err = err
@@ -252,7 +254,8 @@ type http2Body struct {
 	x *http2Exchange
 	io.ReadCloser
 	closed atomic.Bool
-	err    atomic.Pointer[error] // why the content can't be read to its end
+	ended  atomic.Bool           // the content was read to its end
+	err    atomic.Pointer[error] // why it can't be
 }
 
 // Read implements io.Reader.
@@ -261,6 +264,9 @@ func (b *http2Body) Read(p []byte) (int, error) {
 	n, err := b.ReadCloser.Read(p)
 	b.x.moved()
 	b.x.up.Add(int64(n))
+	if err == io.EOF {
+		b.ended.Store(true)
+	}
 	if err != nil && err != io.EOF && !b.closed.Load() {
 		b.err.CompareAndSwap(nil, &err)
 	}
