@@ -238,6 +238,11 @@ func (x *exchange) readHead() ([]byte, error) {
 			s.discard(n)
 			return have[:n], nil
 		}
+		if lf < 0 {
+			if err := checkBeginning(have); err != nil {
+				return nil, err
+			}
+		}
 		if lf >= 0 && !checked {
 			checked = true
 			if line, _, err := cutLine(have); err != nil || len(line) > 0 {
@@ -257,6 +262,26 @@ func (x *exchange) readHead() ([]byte, error) {
 			return nil, err
 		}
 	}
+}
+
+// Errors of a connection that does not begin with a request.
+var (
+	errNoMethod = errors.New("what came does not begin with a method (RFC 9112, section 3)")
+	errTLSHere  = errors.New("TLS on a port that speaks HTTP without it: the URL of the proxy, or server, begins with http")
+)
+
+// checkBeginning checks what has come of a request line. Who begins with something else may never
+// send a line end.
+func checkBeginning(b []byte) error {
+	const handshake = 0x16 // a TLS record (RFC 8446, section 5.1)
+	method, _, _ := bytes.Cut(b, []byte{' '})
+	switch {
+	case len(b) > 0 && b[0] == handshake:
+		return errTLSHere
+	case len(b) > 0 && b[0] != '\r' && !isToken(bytes.TrimSuffix(method, []byte{'\r'})): // a CR may be half of a line end
+		return errNoMethod
+	}
+	return nil
 }
 
 // lineTooLong leaves the line end out of the count; lf is where it is, if it is there.
