@@ -238,10 +238,8 @@ func (x *exchange) readHead() ([]byte, error) {
 			s.discard(n)
 			return have[:n], nil
 		}
-		if lf < 0 {
-			if err := checkBeginning(have); err != nil {
-				return nil, err
-			}
+		if err := checkBeginning(have, lf); err != nil {
+			return nil, err
 		}
 		if lf >= 0 && !checked {
 			checked = true
@@ -270,15 +268,15 @@ var (
 	errTLSHere  = errors.New("TLS on a port that speaks HTTP without it: the URL of the proxy, or server, begins with http")
 )
 
-// checkBeginning checks what has come of a request line. Who begins with something else may never
-// send a line end.
-func checkBeginning(b []byte) error {
+// checkBeginning checks what has come of a request line, as long as its end has not (lf is where that
+// is): who begins with something else may never send one.
+func checkBeginning(b []byte, lf int) error {
 	const handshake = 0x16 // a TLS record (RFC 8446, section 5.1)
 	method, _, _ := bytes.Cut(b, []byte{' '})
 	switch {
 	case len(b) > 0 && b[0] == handshake:
 		return errTLSHere
-	case len(b) > 0 && b[0] != '\r' && !isToken(bytes.TrimSuffix(method, []byte{'\r'})): // a CR may be half of a line end
+	case lf < 0 && len(b) > 0 && b[0] != '\r' && !isToken(bytes.TrimSuffix(method, []byte{'\r'})): // a CR may be half of a line end
 		return errNoMethod
 	}
 	return nil
