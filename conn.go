@@ -101,9 +101,9 @@ func (c *client) serveMode() {
 	}
 }
 
-// eachNamesItsOwn asks the mode where the connection goes. If it goes nowhere, because each
-// request names its own destination, that is left to the caller, whose stack is smaller: it is kept
-// for as long as a tunnel. All else has been served when it returns.
+// eachNamesItsOwn asks the mode for the destination and, if there is one, serves the connection. It
+// returns true if each request names its own; the caller then serves it, so that this larger frame is
+// not held for as long as a tunnel lasts.
 func (c *client) eachNamesItsOwn() bool {
 	d, err := c.destination()
 	switch {

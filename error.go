@@ -24,29 +24,36 @@ var ErrRejected = errors.New("destination rejected")
 // ErrCredentials is what a [Flow] ends with whose client sent no or wrong credentials.
 var ErrCredentials = errors.New("no or wrong proxy credentials")
 
-// ErrLoop is a destination that is the proxy itself, or a request whose Via field says that
-// it came by already.
+// ErrLoop reports a destination that is the proxy itself, or a request whose Via field shows that
+// the proxy has forwarded it already.
 var ErrLoop = errors.New("destination is the proxy itself")
 
-// ErrNotRedirected is a connection to a transparent proxy that no firewall rule led there:
+// ErrNotRedirected reports a connection to a transparent proxy that no firewall rule led there:
 // somebody connected to the proxy itself. It is refused by a reset.
 var ErrNotRedirected = errors.New("connection was not redirected")
 
-// ErrClientGone is a client that left before its response was complete. In an exchange that
-// takes more than 100 ms, closing the sending side counts as leaving; a tunnel passes
-// it on.
+// ErrClientGone reports a client that left before its request or its response was complete, or that
+// reset a tunnel; the [OpError] around it has the step at which that was noticed. In an exchange that
+// takes more than 100 ms, closing the sending side counts as leaving; a tunnel passes it on.
 var ErrClientGone = errors.New("client closed the connection")
 
-// ErrCertificateRefused is a client that does not accept the certificate that it was shown,
-// and says so by a TLS alert: it does not trust the [CA], or insists on another certificate.
+// ErrCertificateRefused reports a client that rejected the certificate it was shown by a TLS alert:
+// it does not trust the [CA], or insists on another certificate.
 var ErrCertificateRefused = errors.New("client refused the certificate")
 
-// OpError says at which step of a connection's way an error came up, and where.
+// OpError reports the step at which an error came up, which also tells whose it is.
 type OpError struct {
-	// Op is the step: "accept", "mode", "client tls", "read request", "dial", "tls" (with the
-	// origin), "send request", "read response", "send response", "hook" or "relay".
+	// Op is the step. "read request", "client tls" and "send response" failed at the client;
+	// "dial", "tls", "send request" and "read response" at the origin server or on the way
+	// there. "hook" is a [ConnHook] or an [HTTPHook], content that it put in place included,
+	// "transport" is [Proxy.Transport] likewise, "handler" an [Explicit.Handler], "mode" a
+	// [Mode]. "relay" is a tunnel, where the client is to blame if Err is [ErrClientGone], else
+	// the other side. "accept" is a listener.
+	//
+	// Whatever the step, Err is [ErrClientGone] if it was given up because the client had left,
+	// [ErrProxyClosed] if because of [Proxy.Close], and the cause of ServeConn's context.
 	Op string
-	// Addr is the host and port that the step was about, if there is one.
+	// Addr is the host and port of the destination that the step was about, if there is one.
 	Addr string
 	// Err is the error itself.
 	Err error

@@ -28,8 +28,8 @@ type Explicit struct {
 	// refused. It may be called by several goroutines at once. Credentials are never sent
 	// on and never logged. Nil: nobody needs any. See [Passwords].
 	Authenticate func(ctx context.Context, user, password string) error
-	// Host, if not empty, is a name, without a port, under which the proxy has pages of its
-	// own, http and https: no origin is dialled for it and no hook but a [DoneHook] is asked.
+	// Host, if not empty, is a host name, without a port, that the proxy serves pages of its own
+	// for, over http and https: no origin is dialled for it and no hook but a [DoneHook] is called.
 	// Whoever can use the proxy can read them. Choose one that can't exist, such as mitm.invalid.
 	Host string
 	// Handler serves those pages. Nil: the certificate of [Proxy.CA] at /cert.pem and

@@ -47,8 +47,8 @@ type Flow struct {
 	// spelling in which they are sent; a name that the Header lacks is skipped, a field
 	// that is not listed comes last. They start as received and a hook may change them.
 	// ResponseFields are the same for the response, known once next.RoundTrip returned.
-	// Both are nil if there is neither an HTTPHook nor a Transport, and the one of a message
-	// that came by HTTP/2, which keeps neither.
+	// Both are nil without an HTTPHook or a Transport. Each is nil if its message arrived over
+	// HTTP/2, where order and spelling are not preserved.
 	RequestFields, ResponseFields []string
 
 	// Err is what went wrong; nil if the exchange or tunnel ended as it should.

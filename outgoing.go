@@ -11,8 +11,9 @@ import (
 	"time"
 )
 
-// This file turns what hooks leave behind into messages again. The framing and the
-// hop-by-hop fields are decided by the same code as without hooks.
+// This file turns what hooks leave behind into HTTP/1 messages again. Their framing and their
+// hop-by-hop fields are decided by the same code as without hooks; those of HTTP/2 are in
+// http2fields.go and http2trip.go.
 
 // prepare makes t ready to send req.
 func (t *hookedTrip) prepare(req *http.Request) error {

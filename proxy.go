@@ -43,7 +43,8 @@ type Proxy struct {
 	// MinVersion of 0, mean TLS 1.2 or newer. It is copied.
 	ClientTLS *tls.Config
 	// OriginTLS is used towards https origins. Nil verifies against the system's
-	// roots and speaks TLS 1.2 or newer. Where it verifies, RSA keys have to have 2048 bits. It is copied; an empty ServerName is filled in and
+	// roots and speaks TLS 1.2 or newer. Unless InsecureSkipVerify is set, chains with RSA keys
+	// of less than 2048 bits are rejected. It is copied; an empty ServerName is filled in and
 	// NextProtos replaced. Sessions are resumed unless SessionTicketsDisabled is set. See
 	// [Destination] for another one for a single host.
 	OriginTLS *tls.Config
@@ -56,9 +57,10 @@ type Proxy struct {
 	// origins, in the format of SSLKEYLOGFILE, with which others can read the traffic. A
 	// KeyLogWriter of ClientTLS or OriginTLS comes first.
 	KeyLogWriter io.Writer
-	// TunnelRefused, if more than 0, is for how long a client that refused our certificate for a
-	// name is tunnelled there, unread, unless a ConnHook says otherwise: as programs need
-	// that accept one certificate only.
+	// TunnelRefused is how long the proxy tunnels, instead of intercepting, connections of a
+	// client to a server name after that client has rejected our certificate for the name, as
+	// clients with pinned certificates do. A ConnHook that answers Intercept or Reject takes
+	// precedence. 0 or less: never.
 	TunnelRefused time.Duration
 	// Via is the name under which the proxy adds itself to the Via field of messages
 	// (RFC 9110, section 7.6.3); a request that has it already is a loop and refused. Empty:
@@ -82,13 +84,13 @@ type Proxy struct {
 	// ResponseTimeout is how long an origin server may take from the end of the request
 	// to the head of its response, and between two interim responses. 0: 5 min.
 	ResponseTimeout time.Duration
-	// ContentTimeout is how long content may stand still, in either direction. 0: 5 min.
+	// ContentTimeout is how long content may stall, in either direction. 0: 5 min.
 	ContentTimeout time.Duration
 	// IdleTimeout is how long a kept-alive connection, of a client or to an origin, may wait
 	// for its next request. 0: 2 min.
 	IdleTimeout time.Duration
-	// TunnelTimeout is how long a tunnel may be silent in both directions; so is one whose
-	// receiver takes nothing of what is sent. 0: 15 min.
+	// TunnelTimeout ends a tunnel in which no byte has moved in either direction for that long;
+	// this includes one whose receiver has stopped reading. 0: 15 min.
 	TunnelTimeout time.Duration
 
 	// MaxRequestLine is the longest request line in bytes, longer ones are answered with
@@ -322,7 +324,7 @@ func (p *Proxy) Shutdown(ctx context.Context) error {
 	p.stopAccepting()
 	p.mu.Lock()
 	for c := range p.clients {
-		p.active.Go(c.closeIfIdle) // in TLS it says goodbye, to whom may not listen
+		p.active.Go(c.closeIfIdle) // over TLS this sends close_notify, which blocks if the client has stopped reading
 	}
 	p.mu.Unlock()
 	done := make(chan struct{})
