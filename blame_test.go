@@ -595,3 +595,62 @@ func TestR87_Abort(t *testing.T) {
 		})
 	}
 }
+
+// Content that ends in http.ErrAbortHandler does the same, whether or not a head was sent.
+func TestR87_AbortInContent(t *testing.T) {
+	for name, length := range map[string]int64{"measured": 0, "begun": 10} {
+		body := func() io.ReadCloser {
+			return &endingIn{strings.NewReader("abc"), func() error { return http.ErrAbortHandler }}
+		}
+		hook := mitm.OnRequest(func(*http.Request) (*http.Response, error) {
+			return &http.Response{StatusCode: 200, ContentLength: length, Body: body()}, nil
+		})
+		for _, version := range []string{"HTTP/1", "HTTP/2"} {
+			t.Run(name+" "+version, func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					done, flows := doneHook()
+					p := &mitm.Proxy{Hooks: []mitm.Hook{done, hook}}
+					client, server := memPipe()
+					go p.ServeConn(context.Background(), server)
+					if version == "HTTP/1" {
+						io.WriteString(client, plainGet)
+						if got, err := io.ReadAll(client); !errors.Is(err, syscall.ECONNRESET) {
+							t.Errorf("%q, %v", got, err)
+						}
+					} else {
+						c := newH2Peer(t, client, true)
+						if s := c.wait(c.begin(true, ":scheme", "http", ":authority", "origin.test")); s.reset == nil || *s.reset != codeInternalError {
+							t.Errorf("%s, %v", s.outcome(), s.reset)
+						}
+					}
+					if op, ok := errors.AsType[*mitm.OpError](nextFlow(t, flows).Err); !ok || op.Op != "hook" || !errors.Is(op, http.ErrAbortHandler) {
+						t.Errorf("flow: %v", op)
+					}
+					client.Close()
+					p.Close()
+				})
+			})
+		}
+	}
+}
+
+// Of a malformed request in HTTP/2 the flow knows as little: net/http does not show what came.
+func TestR87_HeadHTTP2(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		done, flows := doneHook()
+		p := &mitm.Proxy{Hooks: []mitm.Hook{done}}
+		client, server := memPipe()
+		go p.ServeConn(context.Background(), server)
+		c := newH2Peer(t, client, true)
+		c.want(c.begin(true, ":scheme", "http", ":authority", "origin.test", "a", " b"), "400")
+		f := nextFlow(t, flows)
+		if op, ok := errors.AsType[*mitm.OpError](f.Err); !ok || op.Op != "read request" || f.Status != 400 {
+			t.Errorf("status %d, %v", f.Status, f.Err)
+		}
+		if f.Head != nil || f.Method != "" || f.URL != "" {
+			t.Errorf("%q, %s %s", f.Head, f.Method, f.URL)
+		}
+		client.Close()
+		p.Close()
+	})
+}

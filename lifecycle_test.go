@@ -110,6 +110,36 @@ func TestR86_ShutdownBeforeFirstByte(t *testing.T) {
 	}
 }
 
+// A stream of HTTP/2 that is a tunnel ends like any other connection.
+func TestR86_ShutdownBeforeFirstByteHTTP2(t *testing.T) {
+	eachEngine(t, func(t *testing.T, p *mitm.Proxy) {
+		synctest.Test(t, func(t *testing.T) {
+			withCA(t, p)
+			near, far := memPipe()
+			p.Dial = func(context.Context, string, string) (net.Conn, error) { return near, nil }
+			client, server := memPipe()
+			go p.ServeConn(context.Background(), server)
+			c := newH2Peer(t, client, true)
+			s := c.connect("origin.test:443")
+			c.ping()
+			synctest.Wait()
+			ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second) // net/http takes a second
+			defer cancel()
+			ended := make(chan error, 1)
+			go func() { ended <- p.Shutdown(ctx) }()
+			if c.want(s, "200"); s.body.Len() > 0 {
+				t.Errorf("%q", s.body.String())
+			}
+			c.until(func() bool { return false })
+			if err := <-ended; err != nil || c.goAway == nil {
+				t.Errorf("Shutdown: %v, GOAWAY %v", err, c.goAway)
+			}
+			client.Close()
+			far.Close()
+		})
+	})
+}
+
 // What has begun is not cut, however little of it there is.
 func TestR86_ShutdownAfterFirstByte(t *testing.T) {
 	for name, mode := range map[string]mitm.Mode{"explicit": nil, "destination": fixed(mitm.Destination{Addr: "origin.test:80"})} {
