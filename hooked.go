@@ -222,6 +222,7 @@ func (h *hookedExchange) drain() {
 		return
 	}
 	defer h.body.mu.Unlock()
+	h.body.claim()
 	waits := h.control.expectContinue && h.body.count == 0
 	if !waits && (h.client.p.Transport == nil && !h.body.lent || h.body.closed.Load()) {
 		h.body.drain()
@@ -271,6 +272,7 @@ func (h *hookedExchange) untilGone(ctx context.Context, body io.Closer) (stop fu
 	if body == http.NoBody {
 		return func() bool { return true }
 	}
+	h.body.watchUnread()
 	return onEnd(ctx, func() { h.closeBody(body) })
 }
 
