@@ -133,7 +133,7 @@ func (h *hookedExchange) recovered(err *error) {
 	}
 }
 
-// asOpError gives an error of step that has none a step.
+// asOpError returns err as an error of step, unless it has a step already.
 func asOpError(step, addr string, err error) error {
 	if op := (*OpError)(nil); err == nil || errors.As(err, &op) {
 		return err

@@ -228,8 +228,8 @@ func (h *hookedExchange) stepOfTrip(t *hookedTrip, err error) error {
 		return t.uploadStep()
 	}
 	came := t.body.err
-	if over2 := t.failure.Load(); over2 != nil {
-		came = *over2
+	if inHTTP2 := t.failure.Load(); inHTTP2 != nil {
+		came = *inHTTP2
 	}
 	if came == nil || came == io.EOF || !errors.Is(err, came) || t.wasCut() {
 		return nil
