@@ -1,7 +1,6 @@
 package mitm
 
 import (
-	"context"
 	"errors"
 	"net/http"
 	"strconv"
@@ -27,24 +26,16 @@ func (x *exchange) conclude(err error, addr string, closing, sent bool) {
 // or a last chunk is missing, or else the connection is reset.
 func (x *exchange) breakOff(err error, addr string) {
 	if isSendError(err) {
-		x.err = &OpError{Op: "send response", Err: x.cause(err)}
+		x.err = x.client.blame(&OpError{Op: "send response", Err: clientGone(err)})
 		x.client.s.reset()
 		return
 	}
-	x.err = &OpError{Op: "read response", Addr: addr, Err: x.cause(err)}
+	x.err = x.client.blame(&OpError{Op: "read response", Addr: addr, Err: err})
 	if x.reply.framing.kind == closeFramed || errors.Is(err, http.ErrAbortHandler) {
 		x.client.s.reset()
 		return
 	}
 	x.linger()
-}
-
-// cause prefers the reason why the connection was ended to what the end looked like.
-func (x *exchange) cause(err error) error {
-	if x.client.ctx.Err() == nil {
-		return err
-	}
-	return context.Cause(x.client.ctx)
 }
 
 // endResponse shows the client that the response is through where only the end of the connection says
@@ -74,9 +65,7 @@ func (x *exchange) refuse(status int, err error) {
 // was read to its end.
 func (x *exchange) fail(err error) {
 	x.client.watch.disarm()
-	x.err = err
-	if x.client.ctx.Err() != nil {
-		x.err = &OpError{Op: "read response", Addr: x.route.key.addr, Err: context.Cause(x.client.ctx)}
+	if x.err = x.client.blame(err); x.client.ctx.Err() != nil {
 		return
 	}
 	x.keep = x.answer(failureStatus(err), err.Error(), x.control.close || !x.body.ended())
@@ -96,7 +85,10 @@ func (x *routed) tellable(status int, text string) string {
 	case status == http.StatusProxyAuthRequired:
 		text = ErrCredentials.Error()
 	case errors.Is(x.err, errPanic):
-		text = "hook: " + errPanic.Error()
+		text = errPanic.Error()
+		if op := (*OpError)(nil); errors.As(x.err, &op) {
+			text = op.Op + ": " + text
+		}
 	}
 	return text + "\n"
 }

@@ -22,8 +22,8 @@ type batchWriter struct {
 	buf     []byte    // what is not being written yet; nil: nothing
 	busy    bool      // the goroutine runs
 	closed  bool
-	late    *time.Timer // after linger
-	err     error       // of an earlier write
+	late    *alarm // after linger
+	err     error  // of an earlier write
 }
 
 func newBatchWriter(s *stream, idle, linger time.Duration) *batchWriter {
@@ -70,12 +70,13 @@ func (b *batchWriter) run() {
 		b.writeOut()
 	}
 	if b.closed {
-		b.unlocked(func() { b.s.close() })
+		late := b.late
+		b.unlocked(func() {
+			b.s.close()
+			late.stop()
+		})
 	} else {
 		b.s.writeWithin(0) // TLS has something of its own to write at times
-	}
-	if b.late != nil {
-		b.late.Stop()
 	}
 	b.busy = false
 	b.changed.Broadcast()
@@ -121,7 +122,7 @@ func (b *batchWriter) seal() (busy bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.busy && !b.closed {
-		b.late = time.AfterFunc(b.linger, b.s.reset)
+		b.late = after(b.linger, b.s.reset)
 	}
 	b.closed = true
 	b.changed.Broadcast()

@@ -14,10 +14,13 @@ import (
 	"time"
 )
 
-// A client is idle between requests, when it can be closed without loss.
+// A client is idle between requests, when it can be closed without loss. It is silent where nothing
+// was asked of us yet, but it may rely on a server to speak first: a Shutdown closes it as it does
+// an idle one, a Close resets it.
 const (
 	clientActive = iota
 	clientIdle
+	clientSilent
 	clientClosed
 )
 
@@ -36,8 +39,8 @@ type client struct {
 	over   func()                      // ends the watch for loops; nil: there is none
 	drain  atomic.Pointer[http.Server] // of a client that speaks HTTP/2
 
-	ended bool // it sent nothing to the end of what firstBytes read
-	moved bool // a relay moved bytes
+	hasEnded bool // it sent nothing to the end of what firstBytes read
+	moved    bool // a relay moved bytes
 
 	fixed  *route // the connection's own destination; nil: each request names one
 	routes routes
@@ -127,7 +130,7 @@ func (c *client) handshake() (err error) {
 	defer c.recovered("tls", &err)
 	c.s.readWithin(c.p.limits.tlsTime)
 	c.s.writeWithin(c.p.limits.tlsTime)
-	if !c.rest() {
+	if !c.rest(clientIdle) {
 		return io.EOF
 	}
 	err = nc.HandshakeContext(c.ctx)
@@ -137,16 +140,16 @@ func (c *client) handshake() (err error) {
 	return err
 }
 
-// eachNamesItsOwn asks the mode where the connection goes. If it goes nowhere, because each
-// request names its own destination, that is left to the caller, whose stack is smaller: it is kept
-// for as long as a tunnel. All else has been served when it returns.
+// eachNamesItsOwn asks the mode for the destination and, if there is one, serves the connection. It
+// returns true if each request names its own; the caller then serves it, so that this larger frame is
+// not held for as long as a tunnel lasts.
 func (c *client) eachNamesItsOwn() bool {
 	d, err := c.destination()
 	switch {
-	case err == io.EOF: // a client that never said anything
+	case err == io.EOF, err == errNothingAsked: // a client that never said anything
 	case err != nil:
 		c.s.reset()
-		c.finish(c.newFlow(), &OpError{Op: "mode", Err: err})
+		c.finish(c.newFlow(), c.blame(&OpError{Op: "mode", Err: err}))
 	case d.Addr == "":
 		c.authenticate, c.pages = d.authenticate, d.pages
 		return true
@@ -164,30 +167,77 @@ func (c *client) forget() {
 	c.p.active.Done()
 }
 
+// errNothingAsked ends a connection that was closed while it was idle.
+var errNothingAsked = errors.New("closed before anything was asked")
+
 // destination asks the mode, which has as long as a client's first request may take. Until
 // it knows, nothing is lost if the connection is closed.
 func (c *client) destination() (d Destination, err error) {
 	defer c.recovered("mode", &err)
 	c.s.readWithin(c.p.limits.headTime)
 	c.s.writeWithin(c.p.limits.headTime)
-	if !c.rest() {
-		return d, net.ErrClosed
+	if !c.rest(clientIdle) {
+		return d, errNothingAsked
 	}
 	d, err = c.p.mode().Destination(c.ctx, c.conn)
 	if !c.wake() {
-		err = net.ErrClosed
+		err = errNothingAsked
 	}
 	return d, err
 }
 
-// rest makes the connection idle, in which state a Shutdown may close it; it returns false
-// if that is the case already. wake makes it active again, unless it was closed meanwhile.
-func (c *client) rest() bool {
-	c.state.Store(clientIdle)
-	return !c.p.closing.Load() || !c.state.CompareAndSwap(clientIdle, clientClosed)
+// rest makes the connection idle or silent, in which states a Shutdown may close it; it returns
+// false if that is the case already. wake makes it active again, unless it was closed meanwhile.
+func (c *client) rest(as int32) bool {
+	c.state.Store(as)
+	return !c.p.closing.Load() || !c.state.CompareAndSwap(as, clientClosed)
 }
 
-func (c *client) wake() bool { return c.state.CompareAndSwap(clientIdle, clientActive) }
+func (c *client) wake() bool {
+	return c.state.CompareAndSwap(clientIdle, clientActive) || c.state.CompareAndSwap(clientSilent, clientActive)
+}
+
+// await reads once. Until the first byte is there, the connection is silent, unless it is idle.
+// The error is errNothingAsked if it was closed meanwhile.
+func (c *client) await(limit int) error {
+	if len(c.s.buffered()) > 0 || c.state.Load() != clientActive {
+		return c.s.fill(limit)
+	}
+	if !c.rest(clientSilent) {
+		return errNothingAsked
+	}
+	err := c.s.fill(limit)
+	if !c.wake() {
+		return errNothingAsked
+	}
+	return err
+}
+
+// ended returns what the flow of a tunnel to addr ends with that itself was in order: nothing,
+// unless the connection was cut, and not because the client has left it.
+func (c *client) ended(addr string) error {
+	if cause := context.Cause(c.ctx); cause != nil && cause != ErrClientGone {
+		return &OpError{Op: "relay", Addr: addr, Err: cause}
+	}
+	return nil
+}
+
+// blame returns err, of a step that failed, with the reason why the connection was cut, if it was,
+// in place of what that looked like.
+func (c *client) blame(err error) error {
+	if err == nil || c.ctx.Err() == nil {
+		return err
+	}
+	return because(err, context.Cause(c.ctx))
+}
+
+// because returns err with another cause.
+func because(err, cause error) error {
+	if op := (*OpError)(nil); errors.As(err, &op) {
+		return &OpError{Op: op.Op, Addr: op.Addr, Err: cause}
+	}
+	return cause
+}
 
 // recovered turns a panic of the embedder's code into an error and a log record. It is
 // to be deferred.
@@ -221,9 +271,9 @@ func (c *client) cut() {
 	defer close(c.isCut)
 	if c.state.Swap(clientClosed) == clientIdle {
 		const farewell = 100 * time.Millisecond // for a close_notify that may not fit
-		late := time.AfterFunc(farewell, c.raw.reset)
+		late := after(farewell, c.raw.reset)
 		c.s.close()
-		late.Stop()
+		late.stop()
 	} else {
 		c.raw.reset()
 	}
@@ -233,10 +283,10 @@ func (c *client) cut() {
 // leave ends everything because the client is gone.
 func (c *client) leave() { c.cancel(ErrClientGone) }
 
-// closeIfIdle closes the connection if it waits for a request. A client that speaks HTTP/2
+// closeIfIdle closes the connection if nothing is under way on it. A client that speaks HTTP/2
 // is told not to send more (RFC 9113, section 6.8).
 func (c *client) closeIfIdle() {
-	if c.state.CompareAndSwap(clientIdle, clientClosed) {
+	if c.state.CompareAndSwap(clientIdle, clientClosed) || c.state.CompareAndSwap(clientSilent, clientClosed) {
 		c.s.close()
 	} else if server := c.drain.Load(); server != nil {
 		over, cancel := context.WithCancel(context.Background())
@@ -353,7 +403,7 @@ func (c *client) dialTunnel(r *route) (o *origin, err error) {
 	<-dialled
 	c.watch.disarm()
 	c.watch.halfClose = false
-	return o, err
+	return o, c.blame(err)
 }
 
 // relay joins the client and o until both are through.
@@ -371,7 +421,7 @@ func (c *client) relay(o *origin, flow *Flow) error {
 		err = ErrLoop
 	}
 	if err != nil {
-		return &OpError{Op: "relay", Addr: o.key.addr, Err: err}
+		return c.blame(&OpError{Op: "relay", Addr: o.key.addr, Err: err})
 	}
 	return nil
 }

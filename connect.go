@@ -18,7 +18,7 @@ func (x *exchange) connect() {
 	x.reply.start(c.s, framing{}, c.p.limits.contentTime)
 	x.reply.out = append(x.reply.out, "HTTP/1.1 200 Connection Established\r\n\r\n"...)
 	if err := x.reply.flush(); err != nil {
-		x.err = &OpError{Op: "send response", Err: err}
+		x.err = c.blame(&OpError{Op: "send response", Err: clientGone(err)})
 		if o != nil {
 			c.origins.close(o)
 		}
@@ -36,7 +36,7 @@ func (x *exchange) switchProtocols() {
 	x.reply.start(x.client.s, framing{}, x.client.p.limits.contentTime)
 	x.reply.out = x.appendResponseHead(x.reply.out, t, framing{}, false)
 	if err := x.reply.flush(); err != nil {
-		x.err = &OpError{Op: "send response", Err: err}
+		x.err = x.client.blame(&OpError{Op: "send response", Err: clientGone(err)})
 		t.abandon()
 		return
 	}

@@ -15,6 +15,10 @@ type limits struct {
 	head                                      headLimits
 }
 
+// maxHead bounds what MaxRequestLine and MaxHeaderBytes may be: each is memory that a client can
+// ask for.
+const maxHead = 1 << 30
+
 func (p *Proxy) defaultLimits() limits {
 	return limits{
 		headTime:     orDefault(p.HeadTimeout, 30*time.Second),

@@ -23,7 +23,8 @@ type DialFunc func(ctx context.Context, network, addr string) (net.Conn, error)
 // CheckedDial is a DialFunc that asks check about every address before it connects to
 // it, after names were resolved, so that a name can't hide an address. An error of check
 // refuses the address with [ErrRejected]; other addresses of the name are still tried. check
-// may be called by several goroutines at once.
+// may be called by several goroutines at once. An IPv4 address in IPv6 form comes as IPv4. To
+// connect to 0.0.0.0 or [::], the unspecified addresses, reaches this machine, as 127.0.0.1 does.
 func CheckedDial(check func(ctx context.Context, addr netip.AddrPort) error) DialFunc {
 	return socketDialer{check}.dial
 }

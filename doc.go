@@ -8,7 +8,8 @@ are, which is the same in every mode. Then hooks decide and change, see [Hook].
 
 # The path of a connection
 
-Data flows down this list. Each step is a file, or a few.
+A connection takes these steps in this order; what is inside a CONNECT, a SOCKS5 tunnel or TLS goes
+through them again, from sniff on. Each step is a file, or a few.
 
 	accept    proxy.go      listeners, limits, shutdown (defaults.go: what zero values mean)
 	mode      mode.go       where does the client want to go? Explicit: explicit.go, on top of
@@ -17,8 +18,10 @@ Data flows down this list. Each step is a file, or a few.
 	serve     conn.go       one client connection, from its mode to its end
 	sniff     sniff.go      the first bytes of either side, where the protocol is not known: classify.go
 	                        says what they are, early.go has an origin that is dialled meanwhile
-	decide    hook.go       what embedders plug in; flow.go: what they are told; refuse.go: a hook
-	                        that refuses what others could not read
+	decide    conn.go       the ConnHooks are asked about a destination; again by sniff.go, once the
+	                        protocol is known; target.go: for each destination that a request
+	                        names. hook.go: what embedders plug in; flow.go: what they are told;
+	                        refuse.go: a hook that refuses what others could not read
 	tls       intercept.go  the client's TLS is opened with the ClientHello in hand; then sniff
 	                        again. clienthello.go: one that crypto/tls refuses; clienttls.go: what
 	                        all of these share, ca.go and leaf.go: the certificates (leafkeys.go,
@@ -45,20 +48,21 @@ Data flows down this list. Each step is a file, or a few.
 	                        pages.go: no origin, but an http.Handler
 	relay     relay.go      bytes both ways, unread
 
-The exchange has two ways. Without an [HTTPHook] the head is rewritten where it was read
-(rewrite.go) and no http.Request is built. With hooks, and where either side speaks HTTP/2,
-hooked.go calls them and hookedtrip.go is what they call at the end of the chain (earlyanswer.go:
-content that goes on when its answer is through); incoming.go builds what they see (hookedbody.go: the client's content), outgoing.go and hookcontent.go make
-messages of what they leave, with bridge.go between heads and http.Header, and by the same
-rewrite.go.
+The exchange has two ways. Without an [HTTPHook], between HTTP/1 and HTTP/1, the head is rewritten
+where it was read (rewrite.go) and no http.Request is built. With hooks, and where either side may
+speak HTTP/2, hooked.go calls them and hookedtrip.go is what they call at the end of the chain
+(earlyanswer.go: content that goes on when its answer is through); incoming.go builds what they see
+(hookedbody.go: the client's content), outgoing.go and hookcontent.go make messages of what they
+leave, with bridge.go between heads and http.Header, and by the same rewrite.go.
 
-Below are the parsers, which know nothing of the rest: requestline.go, header.go, framing.go
-(which decides where a message ends), body.go (content, decoded) and send.go (content,
-encoded; content.go if a hook made it); and stream.go, a connection with a buffer that exists
-only while it holds bytes (streamend.go: how it ends; buffer.go; socket.go: the bytes of a socket; pump.go: what is
+Below are the parsers, which know nothing of the rest: requestline.go, header.go and framing.go
+(which decides where a message ends). body.go (content, decoded) and send.go (content, encoded;
+content.go if a hook made it) work on stream.go, a connection with a buffer that exists only while
+it holds bytes (streamend.go: how it ends; buffer.go; socket.go: the bytes of a socket; pump.go: what is
 no socket, and may have neither deadlines nor half-close, by capabilities.go; tlsstream.go: one over TLS;
 tlssocket.go: what TLS runs on, and where a ClientHello can be read without consuming it;
 streamconn.go: one for HTTP/2, where batch.go writes frames together that come together).
+alarm.go has timers that can be waited for.
 
 # TLS
 

@@ -3,9 +3,12 @@ package mitm
 import (
 	"context"
 	"errors"
+	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"os"
+	"syscall"
 )
 
 // ErrProxyClosed is returned by [Proxy.Serve] and its siblings after [Proxy.Shutdown]
@@ -21,21 +24,21 @@ var ErrRejected = errors.New("destination rejected")
 // ErrCredentials is what a [Flow] ends with whose client sent no or wrong credentials.
 var ErrCredentials = errors.New("no or wrong proxy credentials")
 
-// ErrLoop is a destination that is the proxy itself, or a request whose Via field says that
-// it came by already.
+// ErrLoop reports a destination that is the proxy itself, or a request whose Via field shows that
+// the proxy has forwarded it already.
 var ErrLoop = errors.New("destination is the proxy itself")
 
-// ErrNotRedirected is a connection to a transparent proxy that no firewall rule led there:
+// ErrNotRedirected reports a connection to a transparent proxy that no firewall rule led there:
 // somebody connected to the proxy itself. It is refused by a reset.
 var ErrNotRedirected = errors.New("connection was not redirected")
 
-// ErrClientGone is a client that left before its response was complete. In an exchange that
-// takes more than 100 ms, closing the sending side counts as leaving; a tunnel passes
-// it on.
+// ErrClientGone reports a client that left before its request or its response was complete, or that
+// reset a tunnel; the [OpError] around it has the step at which that was noticed. In an exchange that
+// takes more than 100 ms, closing the sending side counts as leaving; a tunnel passes it on.
 var ErrClientGone = errors.New("client closed the connection")
 
-// ErrCertificateRefused is a client that does not accept the certificate that it was shown: it does not
-// trust the [CA], or insists on another certificate. It says so by a TLS alert, or, as many do,
+// ErrCertificateRefused reports a client that did not accept the certificate that it was shown: it does
+// not trust the [CA], or insists on another certificate. It says so by a TLS alert, or, as many do,
 // closes the connection in the handshake, or after it without sending anything. Closing alone counts
 // from the second time within ten minutes on, if the client has sent nothing to that name meanwhile.
 var ErrCertificateRefused = errors.New("client refused the certificate")
@@ -46,12 +49,19 @@ var ErrCertificateRefused = errors.New("client refused the certificate")
 // HTTP. A [ConnHook] that answers [Tunnel] lets it pass. See [RefuseUnread].
 var ErrUnread = errors.New("not in a form that hooks could read")
 
-// OpError says at which step of a connection's way an error came up, and where.
+// OpError reports the step at which an error came up, which also tells whose it is.
 type OpError struct {
-	// Op is the step: "accept", "mode", "client tls", "read request", "dial", "tls" (with the
-	// origin), "send request", "read response", "send response", "hook" or "relay".
+	// Op is the step. "read request", "client tls" and "send response" failed at the client;
+	// "dial", "tls", "send request" and "read response" at the origin server or on the way
+	// there. "hook" is a [ConnHook] or an [HTTPHook], content that it put in place included,
+	// "transport" is [Proxy.Transport] likewise, "handler" an [Explicit.Handler], "mode" a
+	// [Mode]. "relay" is a tunnel, where the client is to blame if Err is [ErrClientGone], else
+	// the other side. "accept" is a listener.
+	//
+	// Whatever the step, Err is [ErrClientGone] if it was given up because the client had left,
+	// [ErrProxyClosed] if because of [Proxy.Close], and the cause of ServeConn's context.
 	Op string
-	// Addr is the host and port that the step was about, if there is one.
+	// Addr is the host and port of the destination that the step was about, if there is one.
 	Addr string
 	// Err is the error itself.
 	Err error
@@ -112,6 +122,27 @@ func exchangeStatus(err error) int {
 		return http.StatusGatewayTimeout
 	}
 	return http.StatusBadGateway
+}
+
+// clientGone marks err, of reading from the client or of writing to it, as ErrClientGone if it shows
+// that the client has left.
+func clientGone(err error) error {
+	if err == nil || errors.Is(err, ErrClientGone) || !isGone(err) {
+		return err
+	}
+	return fmt.Errorf("%w: %w", ErrClientGone, err)
+}
+
+// isGone reports whether err, of a connection, says that the other side has ended it.
+func isGone(err error) bool {
+	for _, end := range [...]error{io.EOF, io.ErrUnexpectedEOF, io.ErrClosedPipe, net.ErrClosed} {
+		if errors.Is(err, end) {
+			return true
+		}
+	}
+	const ownAlert = "local error" // of crypto/tls: the other side has sent what is no TLS
+	op, system := (*net.OpError)(nil), syscall.Errno(0)
+	return !isTimeout(err) && (errors.As(err, &op) && op.Op != ownAlert || errors.As(err, &system))
 }
 
 // isTimeout says whether err is that of a deadline, of a connection or of a context.

@@ -234,12 +234,17 @@ func ExampleReverse() {
 	// Output: 200 hello from /front
 }
 
-// Keep clients away from addresses that are not public, also when a name hides them.
+// sharedNet is the address space behind carrier-grade NAT (RFC 6598).
+var sharedNet = netip.MustParsePrefix("100.64.0.0/10")
+
+// Keep clients away from addresses that are not public, also when a name hides them. Global unicast
+// are all addresses but those of this machine, 0.0.0.0 and [::] among them, of this link and of
+// groups.
 func ExampleCheckedDial() {
 	refused := make(chan bool, 1)
 	proxy := &mitm.Proxy{
 		Dial: mitm.CheckedDial(func(ctx context.Context, addr netip.AddrPort) error {
-			if ip := addr.Addr(); ip.IsPrivate() || ip.IsLoopback() || ip.IsLinkLocalUnicast() || ip.IsUnspecified() {
+			if ip := addr.Addr(); !ip.IsGlobalUnicast() || ip.IsPrivate() || sharedNet.Contains(ip) {
 				return fmt.Errorf("%s is not public", ip)
 			}
 			return nil
@@ -249,12 +254,25 @@ func ExampleCheckedDial() {
 		},
 	}
 
-	show(through(proxy), "http://127.0.0.1:8080/admin")
-	fmt.Println(<-refused)
+	client := through(proxy)
+	for _, host := range []string{"127.0.0.1", "0.0.0.0", "[::]", "[::ffff:127.0.0.1]", "10.0.0.1", "[fd00::1]"} {
+		show(client, "http://"+host+":8080/admin")
+		fmt.Println(host, <-refused)
+	}
 	proxy.Shutdown(context.Background())
 	// Output:
 	// 403 destination rejected
-	// true
+	// 127.0.0.1 true
+	// 403 destination rejected
+	// 0.0.0.0 true
+	// 403 destination rejected
+	// [::] true
+	// 403 destination rejected
+	// [::ffff:127.0.0.1] true
+	// 403 destination rejected
+	// 10.0.0.1 true
+	// 403 destination rejected
+	// [fd00::1] true
 }
 
 // Decide about the order and the spelling of fields, which http.Header does not know.

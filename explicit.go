@@ -16,7 +16,9 @@ import (
 // Explicit is the mode for clients that know the proxy, and the default. They send HTTP
 // requests with an absolute-form target, or CONNECT (RFC 9112, section 3.2), or speak
 // SOCKS5 (RFC 1928): all on one port, told apart by the first byte. SOCKS4 is refused in
-// its own protocol.
+// its own protocol, and whatever begins with a byte that no request line can begin with is
+// refused with 400 (Bad Request) at once. So is TLS: its clients report that HTTP was spoken to
+// them where they took the port for one of TLS. For an https proxy, serve a [crypto/tls.NewListener].
 type Explicit struct {
 	// Authenticate, if not nil, is asked for every HTTP request and CONNECT with the
 	// credentials of its Proxy-Authorization field (RFC 7617, decoded, passwords may
@@ -27,8 +29,8 @@ type Explicit struct {
 	// on and never logged; what comes inside a tunnel, or is set by a hook, is for somebody else
 	// and goes on. Nil: nobody needs any. See [Passwords].
 	Authenticate func(ctx context.Context, user, password string) error
-	// Host, if not empty, is a name, without a port, under which the proxy has pages of its
-	// own, http and https: no origin is dialled for it and no hook but a [DoneHook] is asked.
+	// Host, if not empty, is a host name, without a port, that the proxy serves pages of its own
+	// for, over http and https: no origin is dialled for it and no hook but a [DoneHook] is called.
 	// Whoever can use the proxy can read them. Choose one that can't exist, such as mitm.invalid.
 	Host string
 	// Handler serves those pages. Nil: the certificate of [Proxy.CA] at /cert.pem and
@@ -66,7 +68,7 @@ func (e Explicit) Destination(ctx context.Context, c *Conn) (Destination, error)
 		if err != nil {
 			c.s.linger() // the client is to read why
 		}
-		return d, err
+		return d, clientGone(err)
 	case socks4Version:
 		c.Write(appendSOCKS4Refusal(nil))
 		c.s.linger()
@@ -183,6 +185,7 @@ func (e Explicit) socksPassword(ctx context.Context, c *Conn) error {
 // socksReplyTo tells a SOCKS client how a request or a dial went.
 func socksReplyTo(err error) socksReply {
 	var dns *net.DNSError
+	var errno syscall.Errno
 	switch {
 	case err == nil:
 		return socksSucceeded
@@ -192,13 +195,15 @@ func socksReplyTo(err error) socksReply {
 		return socksAddressUnsupported
 	case errors.Is(err, ErrRejected):
 		return socksNotAllowed
-	case errors.Is(err, syscall.ECONNREFUSED):
-		return socksRefused
-	case errors.Is(err, syscall.ENETUNREACH):
-		return socksNetUnreachable
-	case errors.Is(err, syscall.EHOSTUNREACH), errors.As(err, &dns):
+	case errors.As(err, &dns):
 		return socksHostUnreachable
-	case isTimeout(err):
+	}
+	if errors.As(err, &errno) {
+		if code, ok := socksErrnos[errno]; ok {
+			return code
+		}
+	}
+	if isTimeout(err) {
 		return socksTTLExpired
 	}
 	return socksGeneralFailure

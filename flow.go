@@ -29,6 +29,12 @@ type Flow struct {
 	// authority of a CONNECT. Both are empty if the request could not be parsed, and for
 	// a tunnel that no HTTP request asked for.
 	Method, URL string
+	// Head is the head of an HTTP/1 request that was refused because it is malformed or too
+	// large, or that did not come to its end, byte for byte as it came: the request line, the
+	// fields, and the empty line if it was there, but no more than 64 KiB. It may hold
+	// credentials. It is nil for every other request, and for those of HTTP/2: net/http, which
+	// reads them, does not show what it refuses.
+	Head []byte
 	// Status is what the client was told, 0 if nothing.
 	Status int
 
@@ -41,8 +47,8 @@ type Flow struct {
 	// spelling in which they are sent; a name that the Header lacks is skipped, a field
 	// that is not listed comes last. They start as received and a hook may change them.
 	// ResponseFields are the same for the response, known once next.RoundTrip returned.
-	// Both are nil if there is neither an HTTPHook nor a Transport, and the one of a message
-	// that came by HTTP/2, which keeps neither.
+	// Both are nil without an HTTPHook or a Transport. Each is nil if its message arrived over
+	// HTTP/2, where order and spelling are not preserved.
 	RequestFields, ResponseFields []string
 
 	// Err is what went wrong; nil if the exchange or tunnel ended as it should.

@@ -10,9 +10,9 @@ import (
 // asked for its own address, or because a firewall rule that does not exclude the proxy's own traffic
 // leads what it dials back to it. Such a connection is dialled and accepted with the same two ends: the
 // source address of the one is the client address of the other, and both have the same destination.
-// Of two connections that is proof enough: no system has two that have both ends in common. By chance
-// a client on the same machine can have the same port as a connection to where its own is led by a
-// rule, so what was accepted before the proxy began to dial does not count.
+// Of two connections that is proof enough: no system has two that have both ends in common. A local
+// client may happen to use the same source port as one of our connections to the same destination, so
+// connections accepted before we began to dial are ignored.
 type loopGuard struct {
 	mu       sync.Mutex
 	dialled  map[ends]noted

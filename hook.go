@@ -14,20 +14,24 @@ type Hook any
 
 // ConnHook decides about destinations.
 type ConnHook interface {
-	// HookConn is asked once for every destination that a client connection names,
-	// by its [Mode], by CONNECT or by the authority of a request target, before
-	// anything is dialled. If all answer Default and the protocol is not known yet, it is
-	// asked again when it is, see [Conn.Protocol], of TLS with the ClientHello in hand; not for
-	// a CONNECT if there is no certificate to open TLS with: it is tunnelled then, unless there is
-	// [RefuseUnread]. What is inside TLS is no new destination, whatever it names; but if it is [Other],
-	// hooks are asked once more, even if one has answered Intercept. It is not asked about destinations that an HTTPHook names; [CheckedDial]
-	// is. It may change c.Destination, but not its Protocol. Of several hooks the first that
+	// HookConn is called once for each destination that a client connection names: by its
+	// [Mode], by CONNECT, or by the authority of a request target. It is called before anything
+	// is dialled. If every hook answers Default, it is called again once the protocol is known,
+	// see [Conn.Protocol]; for TLS the ClientHello is then available. There is no second call
+	// for a CONNECT if the proxy has no certificate to terminate TLS with: the connection is
+	// tunnelled, unless there is [RefuseUnread]. Requests inside TLS name no new destination,
+	// whatever their Host field holds; but if what is inside is [Other], it is called once more,
+	// even if a hook has answered Intercept. Destinations that an HTTPHook chose are not passed
+	// to HookConn, only to [CheckedDial].
+	//
+	// HookConn may change c.Destination, but not its Protocol. Of several hooks the first that
 	// answers anything but Default decides. An error is Reject with a reason, which goes to
 	// [Flow.Err] and not to the client.
 	//
 	// The Flow in ctx, see [FlowFromContext], is the exchange or tunnel that named the
-	// destination. On a connection with a destination of its own that turns out to speak
-	// HTTP it is that of no exchange, and no [DoneHook] gets it; each request has its own.
+	// destination. If a connection with a destination of its own turns out to speak HTTP, this
+	// Flow belongs to no exchange and is never passed to a [DoneHook]; each request has a Flow of
+	// its own.
 	HookConn(ctx context.Context, c *Conn) (Action, error)
 }
 
@@ -60,16 +64,25 @@ type HTTPHook interface {
 	// req.URL is where the request goes, req.Host what the client called it: changing
 	// URL.Host sends the request to another destination, changing Host changes the
 	// Host field. Fields that concern one hop only were taken out of req.Header; what
-	// frames the content is computed anew from Body and ContentLength. A Body that was read
-	// from must be replaced. A replaced one whose ContentLength was not changed is measured if
-	// it has up to 72 KiB and sent in chunks if it has more; its Close must end a Read that
-	// waits. To close the Body that next returned cuts a response that another goroutine reads,
-	// or that the proxy is sending. Trailers are there when the content was read to its end. After
-	// the response was sent, next fails.
+	// frames the content is computed anew from Body and ContentLength.
+	//
+	// A hook that reads Body must replace it. If it leaves ContentLength unchanged, the proxy
+	// reads up to 72 KiB ahead: if that is all of the content, it is sent with a Content-Length,
+	// otherwise chunked. Close of a replacement Body, of a request or of a response, must unblock
+	// a pending Read: when the client has left, or the proxy closes, it is called while Read may
+	// be waiting. Closing the Body that next returned aborts the response, even while another
+	// goroutine reads it or the proxy sends it. Trailer is filled in when Body returns io.EOF.
+	// next fails once the response has been sent.
 	//
 	// An error is answered with 504 (Gateway Timeout) if it is a timeout, 403 (Forbidden) if
 	// it is [ErrRejected], else 502 (Bad Gateway); its text is sent to the client, except
-	// for ErrRejected, so it must hold no secret. http.ErrAbortHandler resets the connection.
+	// for ErrRejected, so it must hold no secret.
+	//
+	// [http.ErrAbortHandler], returned, panicked with, or as the error of a Body's Read, is no
+	// answer. An HTTP/1 client sees its connection reset (TCP RST; inside TLS that is terminated
+	// no close_notify comes either), also where it speaks inside a CONNECT or a SOCKS5 tunnel,
+	// which ends with the connection. An HTTP/2 client sees RST_STREAM with INTERNAL_ERROR; its
+	// other streams go on. HTTP/1 inside an HTTP/2 CONNECT stream resets that stream.
 	HookHTTP(next http.RoundTripper) http.RoundTripper
 }
 
@@ -179,8 +192,11 @@ type hooks struct {
 	unreadRefused bool // see RefuseUnread
 }
 
-func sortHooks(list []Hook, transport http.RoundTripper) (*hooks, error) {
-	h := &hooks{http: transport}
+func (p *Proxy) sortHooks() (*hooks, error) {
+	h, list := new(hooks), p.Hooks
+	if p.Transport != nil {
+		h.http = transportStep{p.Transport, p.panicked}
+	}
 	for i := len(list) - 1; i >= 0; i-- {
 		known := false
 		if hook, ok := list[i].(HTTPHook); ok {
@@ -188,7 +204,9 @@ func sortHooks(list []Hook, transport http.RoundTripper) (*hooks, error) {
 			if h.http == nil {
 				h.http = engine{}
 			}
-			h.http = hook.HookHTTP(h.http)
+			if h.http = wrap(hook, h.http); h.http == nil {
+				return nil, fmt.Errorf("mitm: hook %d: HookHTTP of %T panicked, or returned nothing", i, hook)
+			}
 		}
 		if _, ok := list[i].(MessageHook); ok {
 			return nil, fmt.Errorf("mitm: message hooks: %w", errors.ErrUnsupported)
@@ -210,10 +228,57 @@ func sortHooks(list []Hook, transport http.RoundTripper) (*hooks, error) {
 	return h, nil
 }
 
+// wrap calls HookHTTP, whose panic it survives: nothing but Serve is there to notice.
+func wrap(hook HTTPHook, next http.RoundTripper) (rt http.RoundTripper) {
+	defer func() {
+		if recover() != nil {
+			rt = nil
+		}
+	}()
+	return hook.HookHTTP(next)
+}
+
 func isConnOrDone(hook Hook) bool {
 	_, conn := hook.(ConnHook)
 	_, done := hook.(DoneHook)
 	return conn || done
+}
+
+// transportStep is Proxy.Transport in the engine's place.
+type transportStep struct {
+	http.RoundTripper
+	panicked func(op string, v any) error
+}
+
+// RoundTrip implements http.RoundTripper. It gives errors their step, and remembers whose content it
+// is.
+func (s transportStep) RoundTrip(req *http.Request) (res *http.Response, err error) {
+	defer func() {
+		if v := recover(); v == http.ErrAbortHandler {
+			err = http.ErrAbortHandler
+		} else if v != nil {
+			err = s.panicked("transport", v)
+		}
+		err = asOpError("transport", hostOfURL(req), err)
+	}()
+	if res, err = s.RoundTripper.RoundTrip(req); res == nil && err == nil {
+		err = errNoResult
+	}
+	if flow := FlowFromContext(req.Context()); flow != nil && res != nil {
+		if h, ok := flow.origin.(*hookedExchange); ok {
+			h.mu.Lock()
+			defer h.mu.Unlock()
+			h.theirs = res.Body
+		}
+	}
+	return res, err
+}
+
+func hostOfURL(req *http.Request) string {
+	if req.URL == nil {
+		return ""
+	}
+	return req.URL.Host
 }
 
 // engine is the transport at the end of the chain: the proxy's own.

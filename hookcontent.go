@@ -32,6 +32,7 @@ func (h *hookedExchange) requestContent(req *http.Request) (framing, *readerSour
 		}
 		return h.control.framing.with(req.Trailer), s, nil
 	}
+	defer h.untilGone(req.Context(), req.Body)()
 	f, err := s.measure(req.ContentLength, h.control.framing.contentLength())
 	return f.with(req.Trailer), s, err
 }

@@ -6,6 +6,7 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"reflect"
 	"sync"
 	"sync/atomic"
 )
@@ -34,14 +35,15 @@ type hookedExchange struct {
 	own      io.ReadCloser // the client's content
 
 	mu        sync.Mutex
-	asker     asker       // nil when the exchange is over
-	continued bool        // the client was told to send its content
-	uploads   atomic.Bool // content was left to a goroutine
-	answered  bool        // interim responses come too late
-	response  *rawHead    // the latest that a call of the engine returned, as it came in HTTP/1
-	last      *hookedTrip // the latest call of the engine
-	first     hookedTrip  // most exchanges make one
-	running   int         // calls of the engine that have not returned
+	asker     asker         // nil when the exchange is over
+	continued bool          // the client was told to send its content
+	uploads   atomic.Bool   // content was left to a goroutine
+	answered  bool          // interim responses come too late
+	response  *rawHead      // the latest that a call of the engine returned, as it came in HTTP/1
+	theirs    io.ReadCloser // the content of the latest response of Proxy.Transport
+	last      *hookedTrip   // the latest call of the engine
+	first     hookedTrip    // most exchanges make one
+	running   int           // calls of the engine that have not returned
 	streams   []context.CancelCauseFunc
 	returned  sync.Cond // one of them has
 }
@@ -52,6 +54,9 @@ type asker interface {
 	interim(*trip) error
 	interimHTTP2(http2Interim) error
 }
+
+// errNoResult is that of a hook, or a Transport, that returned nothing at all.
+var errNoResult = errors.New("neither a response nor an error")
 
 // errOver is returned to hooks that use an exchange after its end.
 var errOver = errors.New("mitm: the exchange is over")
@@ -68,17 +73,17 @@ func (x *exchange) hooked() {
 	if err == nil {
 		err = h.pass(x, res)
 	}
-	switch {
+	switch err = h.stepOf(err); {
 	case err == nil:
 	case errors.Is(err, http.ErrAbortHandler):
-		x.err = &OpError{Op: "hook", Err: err}
+		x.err = err
 		x.client.s.reset()
 	default:
 		h.closeTrips()
 		h.drain()
 		x.control.close = x.control.close || h.unread()
 		h.end()
-		x.fail(asOpError(err))
+		x.fail(err)
 	}
 	h.end()
 	h.near, h.first.far = nil, nil
@@ -117,7 +122,7 @@ func (h *hookedExchange) call() (res *http.Response, err error) {
 	}
 	res, err = hooks.RoundTrip(h.req)
 	if err == nil && res == nil {
-		err = &OpError{Op: "hook", Err: errors.New("neither a response nor an error")}
+		err = &OpError{Op: "hook", Err: errNoResult}
 	}
 	return res, err
 }
@@ -132,12 +137,49 @@ func (h *hookedExchange) recovered(err *error) {
 	}
 }
 
-// asOpError gives errors of hooks and foreign transports a step.
-func asOpError(err error) error {
-	if op := (*OpError)(nil); errors.As(err, &op) {
+// asOpError returns err as an error of step, unless it has a step already.
+func asOpError(step, addr string, err error) error {
+	if op := (*OpError)(nil); err == nil || errors.As(err, &op) {
 		return err
 	}
-	return &OpError{Op: "hook", Err: err}
+	return &OpError{Op: step, Addr: addr, Err: err}
+}
+
+// stepOf gives an error that came out of the hooks, or of content that they left, its step. It is
+// the client's or an origin's if that is the error in which their content ended, which hooks may
+// have read; else it is the hook's.
+func (h *hookedExchange) stepOf(err error) error {
+	if err == nil {
+		return nil
+	}
+	if came := h.requestErr(); came != nil && errors.Is(err, came) {
+		return asOpError("read request", "", clientGone(err))
+	}
+	for t := h.lastReturned(); t != nil; t = t.previous {
+		if step := h.stepOfTrip(t, err); step != nil {
+			return step
+		}
+	}
+	return asOpError("hook", "", err)
+}
+
+// requestErr returns why the client's content can't be read to its end, nil if it can, or if
+// somebody is reading it yet.
+func (h *hookedExchange) requestErr() error {
+	if b, ok := h.own.(*http2Body); ok {
+		if err := b.err.Load(); err != nil {
+			return *err
+		}
+		return nil
+	}
+	if !h.body.mu.TryLock() {
+		return nil
+	}
+	defer h.body.mu.Unlock()
+	if h.body.failed() {
+		return h.body.err
+	}
+	return nil
 }
 
 // stopInterim sees to it that nothing is written to the client but the final response.
@@ -184,6 +226,7 @@ func (h *hookedExchange) drain() {
 		return
 	}
 	defer h.body.mu.Unlock()
+	h.body.claim()
 	waits := h.control.expectContinue && h.body.count == 0
 	if !waits && (h.client.p.Transport == nil && !h.body.lent || h.body.closed.Load()) {
 		h.body.drain()
@@ -222,6 +265,21 @@ func (h *hookedExchange) unread() bool {
 	return !h.body.ended()
 }
 
+// untilGone closes body when the client is gone or the proxy closes, if it is one that a hook put in
+// place: its Read may wait for what does not know of that. stop ends this, when nobody reads body any
+// more.
+func (h *hookedExchange) untilGone(ctx context.Context, body io.Closer) (stop func() bool) {
+	switch body.(type) {
+	case *hookedTrip, *hookedBody, *http2Content, *http2Body: // which end by themselves
+		return func() bool { return true }
+	}
+	if body == http.NoBody {
+		return func() bool { return true }
+	}
+	h.body.watchUnread()
+	return onEnd(ctx, func() { h.closeBody(body) })
+}
+
 // pass writes the response that came out of the hooks. It returns an error if it has
 // written nothing.
 func (h *hookedExchange) pass(x *exchange, res *http.Response) error {
@@ -237,10 +295,11 @@ func (h *hookedExchange) pass(x *exchange, res *http.Response) error {
 	if res.StatusCode == http.StatusSwitchingProtocols {
 		return h.passUpgrade(x, res)
 	}
+	defer h.untilGone(h.req.Context(), res.Body)()
 	out, err := h.outgoing(x, res)
 	if err != nil {
 		h.flow.Response = nil
-		return asOpError(err)
+		return h.ofTransport(res, err)
 	}
 	err = h.sendResponse(x, out)
 	x.countDown(out.sent())
@@ -251,10 +310,25 @@ func (h *hookedExchange) pass(x *exchange, res *http.Response) error {
 	h.closeBody(res.Body)
 	h.end()
 	x.conclude(err, x.route.key.addr, out.closing, sent)
-	if t := h.lastReturned(); err != nil && out.direct == nil && !isSendError(err) && (t == nil || !t.body.failed()) {
-		x.err = asOpError(err) // of what a hook put in place
+	switch {
+	case err == nil || isSendError(err):
+	case x.client.ctx.Err() == nil:
+		x.err = h.stepOf(h.ofTransport(res, err))
+	case out.direct == nil: // nobody has to wait for a hook that is late
+		x.err = &OpError{Op: "send response", Err: context.Cause(x.client.ctx)}
 	}
 	return nil
+}
+
+// ofTransport gives err, in which the content of res ended, its step if that is content of
+// Proxy.Transport as it came.
+func (h *hookedExchange) ofTransport(res *http.Response, err error) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if theirs := reflect.ValueOf(h.theirs); theirs.IsValid() && theirs.Comparable() && h.theirs == res.Body {
+		return asOpError("transport", hostOfURL(h.req), err)
+	}
+	return err
 }
 
 // sendResponse sends it, and waits for content of the request that goes on. It survives the panic of a
@@ -272,7 +346,7 @@ func (h *hookedExchange) sendResponse(x *exchange, out *readerSource) (err error
 	return err
 }
 
-// closeBody survives likewise.
+// closeBody survives the panic of what a hook put in.
 func (h *hookedExchange) closeBody(body io.Closer) {
 	var err error
 	defer h.recovered(&err)

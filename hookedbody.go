@@ -31,6 +31,7 @@ func (b *hookedBody) read(p []byte, asks bool) (int, error) {
 	if b.over {
 		return 0, http.ErrBodyReadAfterClose
 	}
+	b.claim()
 	if asks && b.h.control.expectContinue && b.count == 0 && !b.ended() {
 		if err := b.h.sayContinue(); err != nil {
 			return 0, err
@@ -48,6 +49,25 @@ func (b *hookedBody) read(p []byte, asks bool) (int, error) {
 func (b *hookedBody) watch() {
 	if b.ended() {
 		b.h.client.watch.arm()
+	}
+}
+
+// watchUnread watches the client although it has content to send yet, which nobody reads so far. What
+// comes is left for whoever does, see claim.
+func (b *hookedBody) watchUnread() {
+	if b.h == nil || !b.mu.TryLock() { // in HTTP/2 the content is not here
+		return
+	}
+	defer b.mu.Unlock()
+	if !b.over && (b.err == nil || isTimeout(b.err)) { // as after drain
+		b.h.client.watch.arm()
+	}
+}
+
+// claim ends what watchUnread began, before the content is read. The lock is held.
+func (b *hookedBody) claim() {
+	if !b.ended() {
+		b.h.client.watch.disarm()
 	}
 }
 
@@ -70,6 +90,7 @@ func (b *hookedBody) lend() bool {
 		b.mu.Unlock()
 		return false
 	}
+	b.claim()
 	return true
 }
 

@@ -2,9 +2,11 @@ package mitm
 
 import (
 	"context"
+	"errors"
 	"io"
 	"net/http"
 	"sync"
+	"sync/atomic"
 )
 
 // joinUpload waits for an upload that is through with content that a hook put in place,
@@ -115,6 +117,7 @@ type hookedTrip struct {
 	mu        sync.Mutex // held by whoever reads the body
 	closed    bool
 	endStream context.CancelCauseFunc // in HTTP/2
+	failure   atomic.Pointer[error]   // in HTTP/2: what the content of the response ended in
 
 	up *http2Upload // in HTTP/2, if the request has content
 
@@ -161,6 +164,13 @@ func (t *hookedTrip) giveUp() {
 		t.conn.reset()
 		t.cut = true
 	}
+}
+
+// wasCut reports whether it was a hook that ended the response.
+func (t *hookedTrip) wasCut() bool {
+	t.connMu.Lock()
+	defer t.connMu.Unlock()
+	return t.cut
 }
 
 // parted ends the time in which giveUp may reset the connection, and says whether it has.
@@ -224,6 +234,38 @@ func (u upgraded) Close() error {
 	return u.t.Close()
 }
 
+// stepOfTrip gives err its step if it is what the content of t, a request or a response, ended in;
+// else it returns nil.
+func (h *hookedExchange) stepOfTrip(t *hookedTrip, err error) error {
+	if !t.mu.TryLock() {
+		return nil
+	}
+	defer t.mu.Unlock()
+	if t.uploaded == nil && t.uploadErr != nil && isGone(err) { // then the connection was reset
+		return t.uploadStep()
+	}
+	came := t.body.err
+	if inHTTP2 := t.failure.Load(); inHTTP2 != nil {
+		came = *inHTTP2
+	}
+	if came == nil || came == io.EOF || !errors.Is(err, came) || t.wasCut() {
+		return nil
+	}
+	return asOpError("read response", t.route.key.addr, err)
+}
+
+// uploadStep returns the error in which the content of the request ended, with its step.
+func (t *hookedTrip) uploadStep() error {
+	err := t.uploadErr
+	if src, ok := t.source.(*readerSource); ok && src.direct != nil {
+		return asOpError("read request", "", clientGone(err))
+	}
+	if came := t.h.requestErr(); came != nil && errors.Is(err, came) {
+		return asOpError("read request", "", clientGone(err))
+	}
+	return asOpError("hook", "", err)
+}
+
 // RoundTrip implements http.RoundTripper: it makes one trip to an origin server.
 func (h *hookedExchange) RoundTrip(req *http.Request) (*http.Response, error) {
 	t, err := h.newTrip()
@@ -238,7 +280,7 @@ func (h *hookedExchange) RoundTrip(req *http.Request) (*http.Response, error) {
 		c, o, err := h.client.p.http2.get(t.ctx, t.route, h.origins)
 		if err != nil {
 			closeReplaced(req, h.own)
-			return nil, asOpError(err)
+			return nil, asOpError("dial", t.route.key.addr, err)
 		}
 		if c != nil {
 			return t.overHTTP2(c, req)
@@ -252,7 +294,7 @@ func (h *hookedExchange) RoundTrip(req *http.Request) (*http.Response, error) {
 func (t *hookedTrip) overHTTP1(req *http.Request) (*http.Response, error) {
 	err := t.prepare(req)
 	if err != nil {
-		err = asOpError(err)
+		err = t.h.stepOf(err)
 	} else if err = t.run(req.Context()); err != nil {
 		err = t.cause(req.Context(), err)
 	}
@@ -283,13 +325,13 @@ func closeReplaced(req *http.Request, own io.ReadCloser) {
 }
 
 func (t *hookedTrip) cause(ctx context.Context, err error) error {
-	if src, ok := t.source.(*readerSource); ok && src.direct == nil && t.uploadErr != nil && !t.h.body.failed() {
-		return asOpError(t.uploadErr) // of what a hook put in place
+	if ctx.Err() != nil {
+		return because(err, context.Cause(ctx))
 	}
-	if ctx.Err() == nil {
-		return err
+	if t.uploadErr != nil {
+		return t.uploadStep()
 	}
-	return &OpError{Op: "read response", Addr: t.route.key.addr, Err: context.Cause(ctx)}
+	return err
 }
 
 func (h *hookedExchange) newTrip() (*hookedTrip, error) {

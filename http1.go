@@ -14,6 +14,7 @@ import (
 type exchange struct {
 	routed
 	head   head
+	raw    []byte // what head was parsed from; valid until more is read
 	method string // of line, which content that comes later overwrites
 	body   *body  // the request's content: own, or one that hooks may hold on to
 	own    body
@@ -82,7 +83,7 @@ func (c *client) serveTunnel(t *tunnel) error {
 	}
 	err := c.sniff(t.route, t.flow, t.o)
 	if err == errIsHTTP {
-		err = nil
+		err = c.ended(t.route.key.addr)
 	}
 	return err
 }
@@ -138,7 +139,7 @@ func (c *client) awaitByte() bool {
 	if len(c.s.buffered()) > 0 {
 		return true
 	}
-	if !c.rest() {
+	if !c.rest(clientIdle) {
 		return false
 	}
 	err := c.s.fill(bufferSize)
@@ -150,7 +151,8 @@ func (x *exchange) serve() {
 	c := x.client
 	x.flow = c.newFlow()
 	if err := x.read(); err != nil {
-		x.err = &OpError{Op: "read request", Err: err}
+		x.keepHead()
+		x.err = c.blame(&OpError{Op: "read request", Err: clientGone(err)})
 		if err != io.EOF {
 			x.refuse(requestStatus(err), x.err)
 		}
@@ -178,6 +180,7 @@ func (x *exchange) serve() {
 // read reads and understands the head of the request.
 func (x *exchange) read() error {
 	b, err := x.readHead()
+	x.raw = b
 	if err != nil {
 		return err
 	}
@@ -218,6 +221,22 @@ func (x *exchange) checkHost() error {
 // errConnectContent: what follows a CONNECT belongs to the tunnel (RFC 9110, section 9.3.6).
 var errConnectContent = errors.New("CONNECT with content (RFC 9110, section 9.3.6)")
 
+// keepHead tells the flow of a request that was refused what came of its head.
+func (x *exchange) keepHead() {
+	const most = 64 << 10
+	if x.flow == nil {
+		return
+	}
+	raw := x.raw
+	if raw == nil { // it did not come to its end, or was not waited for
+		raw = x.client.s.buffered()
+		if n := headEnd(raw, 0); n > 0 {
+			raw = raw[:n]
+		}
+	}
+	x.flow.Head = bytes.Clone(raw[:min(len(raw), most)])
+}
+
 // readHead reads up to the empty line. A client that has sent a request line that can't
 // be one is not waited for.
 func (x *exchange) readHead() ([]byte, error) {
@@ -231,6 +250,9 @@ func (x *exchange) readHead() ([]byte, error) {
 		if n := headEnd(have, scanned); n > 0 && n <= limits.bytes {
 			s.discard(n)
 			return have[:n], nil
+		}
+		if err := checkBeginning(have, lf); err != nil {
+			return nil, err
 		}
 		if lf >= 0 && !checked {
 			checked = true
@@ -251,6 +273,26 @@ func (x *exchange) readHead() ([]byte, error) {
 			return nil, err
 		}
 	}
+}
+
+// Errors of a connection that does not begin with a request.
+var (
+	errNoMethod = errors.New("what came does not begin with a method (RFC 9112, section 3)")
+	errTLSHere  = errors.New("TLS on a port that speaks HTTP without it: the URL of the proxy, or server, begins with http")
+)
+
+// checkBeginning checks what has come of a request line, as long as its end has not (lf is where that
+// is): who begins with something else may never send one.
+func checkBeginning(b []byte, lf int) error {
+	const handshake = 0x16 // a TLS record (RFC 8446, section 5.1)
+	method, _, _ := bytes.Cut(b, []byte{' '})
+	switch {
+	case len(b) > 0 && b[0] == handshake:
+		return errTLSHere
+	case lf < 0 && len(b) > 0 && b[0] != '\r' && !isToken(bytes.TrimSuffix(method, []byte{'\r'})): // a CR may be half of a line end
+		return errNoMethod
+	}
+	return nil
 }
 
 // lineTooLong leaves the line end out of the count; lf is where it is, if it is there.
@@ -306,7 +348,7 @@ func (x *exchange) forward() {
 	t.owner = x
 	all, err := t.request.collect(x.body)
 	if err != nil {
-		x.refuse(requestStatus(err), &OpError{Op: "read request", Err: err})
+		x.refuse(requestStatus(err), x.client.blame(&OpError{Op: "read request", Err: clientGone(err)}))
 		return
 	}
 	if all {
@@ -420,4 +462,7 @@ func (x *exchange) passResponse() {
 	sent := t.finish(err == nil)
 	x.countUp(x.body.count)
 	x.conclude(err, t.route.key.addr, closing, sent)
+	if err != nil && t.uploadErr != nil && !isSendError(err) { // the response was given up for that
+		x.err = x.client.blame(&OpError{Op: "read request", Err: clientGone(t.uploadErr)})
+	}
 }

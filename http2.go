@@ -66,6 +66,7 @@ func (c *client) serveHTTP2() {
 	if l.taken.Load() {
 		<-h.closed
 		conn.takeBack()
+		h.abandon()
 	}
 	c.drain.Store(nil)
 	h.wait()
@@ -101,6 +102,16 @@ func (h *http2Client) leave(x *http2Exchange) {
 	delete(h.active, x)
 	if len(h.active) == 0 {
 		h.none.Broadcast()
+	}
+}
+
+// abandon ends what is done for exchanges that are under way yet: their client is gone, and with it
+// whatever they could be told.
+func (h *http2Client) abandon() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if len(h.active) > 0 {
+		h.c.leave()
 	}
 }
 

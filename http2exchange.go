@@ -49,12 +49,12 @@ func (x *http2Exchange) serve() {
 	x.flow = c.newFlow()
 	defer func() { c.finish(x.flow, x.err) }()
 	err := x.read()
-	x.describe()
 	if err != nil {
 		x.err = &OpError{Op: "read request", Err: err}
 		x.answer(requestStatus(err), x.err.Error())
 		return
 	}
+	x.describe()
 	if err := x.findRoute(x.consumeCredentials()); err != nil {
 		status, err := denial(err)
 		x.err = err
@@ -238,12 +238,12 @@ func (x *http2Exchange) answer(status int, text string) {
 
 // fail answers a request that got no response.
 func (x *http2Exchange) fail(err error) {
-	if x.ctx.Err() != nil {
-		err = &OpError{Op: "read response", Addr: x.route.key.addr, Err: x.cause()}
+	if b := x.body; b != nil && b.err.Load() != nil {
+		err = &OpError{Op: "read request", Err: clientGone(*b.err.Load())}
+	} else if b != nil && !b.ended.Load() && x.ctx.Err() != nil && x.cause() == ErrClientGone {
+		err = &OpError{Op: "read request", Err: ErrClientGone} // which b was closed for before it could tell
 	}
-	if x.body != nil && x.body.err.Load() != nil {
-		err = &OpError{Op: "read request", Err: *x.body.err.Load()}
-	}
+	err = x.blame(err)
 	x.err = err
 	if errors.Is(err, http.ErrAbortHandler) || x.req.Context().Err() != nil {
 		x.broken = true
@@ -252,9 +252,20 @@ func (x *http2Exchange) fail(err error) {
 	x.answer(failureStatus(err), err.Error())
 }
 
+// blame is client.blame for a stream.
+func (x *http2Exchange) blame(err error) error {
+	if err == nil || x.ctx.Err() == nil {
+		return err
+	}
+	return because(err, x.cause())
+}
+
 // cause says why the exchange was ended: net/http tells of a client that has left, or has
 // reset the stream, only that.
 func (x *http2Exchange) cause() error {
+	if x.client.ctx.Err() != nil {
+		return context.Cause(x.client.ctx)
+	}
 	if err := context.Cause(x.ctx); err != context.Canceled {
 		return err
 	}
@@ -266,7 +277,8 @@ type http2Body struct {
 	x *http2Exchange
 	io.ReadCloser
 	closed atomic.Bool
-	err    atomic.Pointer[error] // why the content can't be read to its end
+	ended  atomic.Bool           // the content was read to its end
+	err    atomic.Pointer[error] // why it can't be
 }
 
 // Read implements io.Reader.
@@ -275,6 +287,9 @@ func (b *http2Body) Read(p []byte) (int, error) {
 	n, err := b.ReadCloser.Read(p)
 	b.x.moved()
 	b.x.up.Add(int64(n))
+	if err == io.EOF {
+		b.ended.Store(true)
+	}
 	if err != nil && err != io.EOF && !b.closed.Load() {
 		b.err.CompareAndSwap(nil, &err)
 	}

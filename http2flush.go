@@ -16,7 +16,7 @@ const flushAfter = time.Millisecond
 type lateFlusher struct {
 	w     http.ResponseWriter
 	turn  chan struct{} // holds a token while w is used; a mutex would stop the clock of synctest
-	timer *time.Timer
+	timer *alarm
 	slow  bool // the timer has run out
 	ended bool
 	err   error // of a flush
@@ -24,7 +24,7 @@ type lateFlusher struct {
 
 func newLateFlusher(w http.ResponseWriter) *lateFlusher {
 	f := &lateFlusher{w: w, turn: make(chan struct{}, 1)}
-	f.timer = time.AfterFunc(flushAfter, f.late)
+	f.timer = after(flushAfter, f.late)
 	return f
 }
 
@@ -78,9 +78,9 @@ func (f *lateFlusher) flushNow() {
 // end leaves w to net/http, which sends what is left.
 func (f *lateFlusher) end() {
 	f.lock()
-	defer f.unlock()
 	f.ended = true
-	f.timer.Stop()
+	f.unlock()
+	f.timer.stop()
 }
 
 // endFlush is called when nothing is written any more. Until then hooks may take their time.

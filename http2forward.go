@@ -1,6 +1,8 @@
 package mitm
 
 import (
+	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"strconv"
@@ -19,7 +21,7 @@ func (x *http2Exchange) forward() {
 	h.endTrips()
 	h.closeTrips()
 	if err != nil {
-		x.fail(asOpError(err))
+		x.fail(h.stepOf(err))
 	}
 	if x.flow != nil {
 		x.flow.up.Store(x.up.Load())
@@ -62,10 +64,11 @@ func (h *hookedExchange) passHTTP2(x *http2Exchange, res *http.Response) error {
 		res.Body = http.NoBody
 	}
 	defer func() { h.closeBody(res.Body) }()
+	defer h.untilGone(x.ctx, res.Body)()
 	src, f, err := h.outgoingHTTP2(x, res)
 	if err != nil {
 		h.flow.Response = nil
-		return err
+		return h.ofTransport(res, err)
 	}
 	x.w.WriteHeader(res.StatusCode)
 	clear(x.w.Header()) // of which it has a copy, or fields would come again as trailers that were announced
@@ -77,14 +80,26 @@ func (h *hookedExchange) passHTTP2(x *http2Exchange, res *http.Response) error {
 		return nil
 	}
 	x.broken = true
-	x.err = &OpError{Op: "read response", Addr: x.route.key.addr, Err: err}
-	if isSendError(err) {
-		x.err = &OpError{Op: "send response", Err: err}
-	}
-	if x.ctx.Err() != nil {
-		x.err = &OpError{Op: "send response", Err: x.cause()}
-	}
+	x.err = x.sendFailure(h, res, err)
 	return nil
+}
+
+// sendFailure gives err, which cut the response, its step.
+func (x *http2Exchange) sendFailure(h *hookedExchange, res *http.Response, err error) error {
+	step := h.stepOf(h.ofTransport(res, err))
+	if isSendError(err) {
+		step = &OpError{Op: "send response", Err: err}
+		if !isTimeout(err) { // net/http has no error of its own for it
+			step = &OpError{Op: "send response", Err: fmt.Errorf("%w: %w", ErrClientGone, err)}
+		}
+	}
+	switch {
+	case x.ctx.Err() == nil:
+		return step
+	case errors.Is(x.cause(), errStill):
+		return because(step, errStill)
+	}
+	return &OpError{Op: "send response", Err: x.cause()}
 }
 
 // outgoingHTTP2 sets the header of res and returns its content.

@@ -37,6 +37,8 @@ type http2Origins struct {
 	conns   map[originKey][]*http2Origin
 	dialing map[originKey]*http2Dial
 	closed  bool
+
+	tasks tasks // that can't be done where a lock is held
 }
 
 // http2Origin is one of them.
@@ -125,7 +127,7 @@ func (hs *http2Origins) reserve(key originKey) (*http2Origin, *http2Dial, error)
 	for _, c := range hs.conns[key] {
 		if !c.silent.Load() && c.seemsGone() {
 			c.silent.Store(true)
-			go hs.rest(c, key) // the lock is held
+			hs.tasks.run(func() { hs.rest(c, key) }) // the lock is held
 		}
 		if c.InFlight() < maxStreams && !c.silent.Load() && c.Reserve() == nil {
 			return c, nil, nil
@@ -211,20 +213,20 @@ func (hs *http2Origins) add(o *origin, key originKey) (*http2Origin, error) {
 	}
 	c := &http2Origin{ClientConn: cc, o: o, conn: conn}
 	if err := cc.Reserve(); err != nil {
-		cc.Close()
+		c.end()
 		return nil, &OpError{Op: "send request", Addr: key.addr, Err: err}
 	}
 	hs.mu.Lock()
 	defer hs.mu.Unlock()
 	if hs.closed {
-		defer cc.Close()
+		defer c.end()
 		return nil, ErrProxyClosed
 	}
 	hs.conns[key] = append(hs.conns[key], c)
 	hs.count.Add(1)
 	cc.SetStateHook(func(cc *http.ClientConn) {
 		if cc.Err() != nil || (c.silent.Load() || hs.count.Load() > hs.most) && cc.InFlight() == 0 {
-			go hs.rest(c, key) // the hook may be called where the lock is held
+			hs.tasks.run(func() { hs.rest(c, key) }) // the hook may be called where the lock is held
 		}
 	})
 	return c, nil
@@ -246,7 +248,14 @@ func (hs *http2Origins) rest(c *http2Origin, key originKey) {
 	if hs.conns[key] = slices.Delete(hs.conns[key], i, i+1); len(hs.conns[key]) == 0 {
 		delete(hs.conns, key)
 	}
-	go c.Close() // which takes time, and calls the hook
+	hs.tasks.run(c.end) // which takes time, and calls the hook
+}
+
+// end closes the connection. What is being written has closeGrace.
+func (c *http2Origin) end() {
+	c.Close()
+	c.conn.out.wait()
+	c.conn.cut()
 }
 
 // close closes all connections and takes no more.
@@ -259,7 +268,8 @@ func (hs *http2Origins) close() {
 	for _, list := range conns {
 		for _, c := range list {
 			c.Close()
-			c.o.s.reset() // what is still being written is not waited for
+			c.conn.cut() // what is still being written is not waited for
 		}
 	}
+	hs.tasks.wait()
 }

@@ -50,7 +50,8 @@ type sweeper struct {
 
 	mu      sync.Mutex
 	watched map[mover]struct{}
-	timer   *time.Timer // nil: nothing is watched
+	timer   *alarm // nil: nothing is watched
+	over    bool
 }
 
 func (s *sweeper) watch(m mover) {
@@ -63,8 +64,8 @@ func (s *sweeper) watch(m mover) {
 		s.watched = map[mover]struct{}{}
 	}
 	s.watched[m] = struct{}{}
-	if s.timer == nil {
-		s.timer = time.AfterFunc(s.limit/2, s.sweep)
+	if s.timer == nil && !s.over {
+		s.timer = newAlarm(s.limit/2, s.sweep)
 	}
 }
 
@@ -75,8 +76,8 @@ func (s *sweeper) forget(m mover) {
 	delete(s.watched, m)
 }
 
-// sweep also forgets what others have forgotten to.
-func (s *sweeper) sweep() {
+// sweep also forgets what others have forgotten to. It returns when it is to be called again.
+func (s *sweeper) sweep() time.Duration {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for m := range s.watched {
@@ -87,16 +88,18 @@ func (s *sweeper) sweep() {
 			m.expire()
 		}
 	}
-	if s.timer = nil; len(s.watched) > 0 {
-		s.timer = time.AfterFunc(s.limit/2, s.sweep)
+	if len(s.watched) == 0 {
+		s.timer = nil
+		return 0
 	}
+	return s.limit / 2
 }
 
-// stop is for the end, when nothing is watched any more.
+// stop is for the end, when nothing is watched any more. No sweep is under way when it returns.
 func (s *sweeper) stop() {
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.timer != nil {
-		s.timer.Stop()
-	}
+	s.over = true
+	timer := s.timer
+	s.mu.Unlock()
+	timer.stop()
 }

@@ -35,7 +35,7 @@ func (t *hookedTrip) overHTTP2(c *http2Origin, req *http.Request) (*http.Respons
 	}
 	if err != nil {
 		body.end()
-		return nil, t.failed(c, err)
+		return nil, t.failed(c, body, err)
 	}
 	if t.status.code = res.StatusCode; t.up != nil {
 		t.h.clock.start(nil)
@@ -50,7 +50,7 @@ func (t *hookedTrip) overHTTP2(c *http2Origin, req *http.Request) (*http.Respons
 		body.sweeper.forget(body)
 	} else {
 		body.sweeper.watch(body)
-		res.Body = &http2Content{res.Body, res, body}
+		res.Body = &http2Content{ReadCloser: res.Body, res: res, up: body}
 	}
 	return res, nil
 }
@@ -73,9 +73,11 @@ func (t *hookedTrip) roundTrip(c *http2Origin, out *http.Request, body *http2Upl
 }
 
 // failed returns why there is no response. A connection on which none came in time may be gone.
-func (t *hookedTrip) failed(c *http2Origin, err error) error {
+func (t *hookedTrip) failed(c *http2Origin, body *http2Upload, err error) error {
 	if cause := context.Cause(t.ctx); cause != nil {
 		err = cause
+	} else if came := body.failure.Load(); came != nil {
+		return t.h.stepOf(*came)
 	} else if isTimeout(err) {
 		c.silent.Store(true)
 		t.h.client.p.http2.rest(c, t.route.key)
@@ -88,6 +90,8 @@ type http2Content struct {
 	io.ReadCloser
 	res *http.Response
 	up  *http2Upload // what it answers, whose motion is its own
+
+	closed atomic.Bool
 }
 
 // Read implements io.Reader.
@@ -99,14 +103,29 @@ func (c *http2Content) Read(p []byte) (int, error) {
 		c.up.ended.Store(err == io.EOF)
 		c.up.sweeper.forget(c.up)
 	}
-	if err != nil && err != io.EOF && c.up.expired.Load() {
-		err = errStill
+	if err != nil && err != io.EOF {
+		err = c.failed(err)
 	}
 	return n, err
 }
 
+// failed returns why the content ends in err, and remembers that if it is the origin's doing.
+func (c *http2Content) failed(err error) error {
+	if came := c.up.failure.Load(); came != nil { // so that net/http gave up the stream
+		return *came
+	}
+	if c.up.expired.Load() {
+		err = errStill
+	}
+	if !c.closed.Load() {
+		c.up.trip.failure.CompareAndSwap(nil, &err)
+	}
+	return err
+}
+
 // Close implements io.Closer.
 func (c *http2Content) Close() error {
+	c.closed.Store(true)
 	c.up.sweeper.forget(c.up)
 	return c.ReadCloser.Close()
 }
@@ -242,13 +261,22 @@ type http2Upload struct {
 	c       io.Closer
 	touched atomic.Bool
 	closed  atomic.Bool
-	through chan struct{} // closed when it is
-	ended   atomic.Bool   // the response came to its end
-	sending atomic.Bool   // what was read waits for the origin's window
+	through chan struct{}         // closed when it is
+	ended   atomic.Bool           // the response came to its end
+	sending atomic.Bool           // what was read waits for the origin's window
+	failure atomic.Pointer[error] // why the content was not read to its end
 }
 
 // Read implements io.Reader.
 func (u *http2Upload) Read(p []byte) (n int, err error) {
+	n, err = u.read(p)
+	if err != nil && err != io.EOF && !u.closed.Load() {
+		u.failure.CompareAndSwap(nil, &err)
+	}
+	return n, err
+}
+
+func (u *http2Upload) read(p []byte) (n int, err error) {
 	defer u.h.recovered(&err)
 	u.touched.Store(true)
 	u.sent()

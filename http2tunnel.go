@@ -1,6 +1,7 @@
 package mitm
 
 import (
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -19,7 +20,8 @@ func (x *http2Exchange) connect() {
 		x.broken, x.err = true, ErrProxyClosed
 		return
 	}
-	c.run(func() { x.err = x.serveTunnel(c) })
+	c.run(func() { x.err = x.blame(x.serveTunnel(c)) })
+	x.broken = x.broken || nc.wasReset.Load()
 }
 
 func (x *http2Exchange) serveTunnel(c *client) error {
@@ -34,7 +36,7 @@ func (x *http2Exchange) serveTunnel(c *client) error {
 		if o != nil {
 			c.origins.close(o)
 		}
-		return &OpError{Op: "send response", Err: err}
+		return &OpError{Op: "send response", Err: fmt.Errorf("%w: %w", ErrClientGone, err)}
 	}
 	err = c.serveTunnel(x.connected(o))
 	x.broken = err != nil
@@ -51,6 +53,7 @@ type http2Tunnel struct {
 	rc       *http.ResponseController
 	pumped   chan struct{}
 	cut      atomic.Pointer[error] // why the client's side has no proper end
+	wasReset atomic.Bool           // ours has none
 
 	using   sync.RWMutex // held for reading while x.w is used
 	stopped bool
@@ -138,8 +141,12 @@ func (t *http2Tunnel) SetDeadline(by time.Time) error {
 	return t.SetWriteDeadline(by)
 }
 
-// SetLinger makes Close, which follows, one that does not wait for a client that stands still.
-func (t *http2Tunnel) SetLinger(int) error { return t.SetWriteDeadline(past) }
+// SetLinger makes Close, which follows, a reset of the stream that does not wait for a client that
+// has stalled.
+func (t *http2Tunnel) SetLinger(int) error {
+	t.wasReset.Store(true)
+	return t.SetWriteDeadline(past)
+}
 
 // LocalAddr implements net.Conn.
 func (t *http2Tunnel) LocalAddr() net.Addr { return t.x.client.s.nc.LocalAddr() }

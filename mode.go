@@ -33,9 +33,9 @@ type Destination struct {
 	// mode says what the origin speaks.
 	TLS bool
 	// OriginTLS, if not nil, is used towards Addr in place of [Proxy.OriginTLS]: to verify this
-	// origin by other rules, or to show it a certificate. It must not be changed any more.
-	// Connections with one are shared by those that have the same pointer, and sessions are
-	// resumed if it has a ClientSessionCache.
+	// origin by other rules, or to show it a certificate. It must not be modified afterwards.
+	// Origin connections are pooled per *tls.Config pointer; sessions are resumed only if it has
+	// a ClientSessionCache.
 	OriginTLS *tls.Config
 	// Host, if not empty, becomes the Host field of HTTP requests, and the name that
 	// the origin's certificate must have. Empty: requests keep the client's Host, and the

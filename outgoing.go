@@ -11,8 +11,9 @@ import (
 	"time"
 )
 
-// This file turns what hooks leave behind into messages again. The framing and the
-// hop-by-hop fields are decided by the same code as without hooks.
+// This file turns what hooks leave behind into HTTP/1 messages again. Their framing and their
+// hop-by-hop fields are decided by the same code as without hooks; those of HTTP/2 are in
+// http2fields.go and http2trip.go.
 
 // prepare makes t ready to send req.
 func (t *hookedTrip) prepare(req *http.Request) error {
@@ -72,7 +73,7 @@ func (t *hookedTrip) attach(req *http.Request, src *readerSource) error {
 			src.giveBack()
 		}
 		if err != nil {
-			return &OpError{Op: "read request", Err: err}
+			return &OpError{Op: "read request", Err: clientGone(err)}
 		}
 		if all {
 			t.watch.arm()
@@ -253,7 +254,7 @@ func (h *hookedExchange) passUpgrade(x *exchange, res *http.Response) error {
 	x.reply.out = appendStatusLine(x.reply.out, res.StatusCode, reason)
 	x.reply.out = w.appendTo(x.reply.out)
 	if err := x.reply.flush(); err != nil {
-		x.err = &OpError{Op: "send response", Err: err}
+		x.err = x.client.blame(&OpError{Op: "send response", Err: clientGone(err)})
 		return nil
 	}
 	res.Body = http.NoBody // it belongs to the tunnel now

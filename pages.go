@@ -102,6 +102,7 @@ func (w *handlerWriter) serve(t handlerTransport, req *http.Request) {
 			if v != nil && v != err {
 				err = t.panicked("handler", v)
 			}
+			err = asOpError("handler", hostOfURL(req), err)
 			w.once.Do(func() {
 				w.err = err
 				close(w.begun)

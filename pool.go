@@ -131,12 +131,12 @@ type pool struct {
 	mu     sync.Mutex
 	idle   map[originKey][]*origin
 	count  int
-	reaper *time.Timer   // runs while the pool is not empty
+	reaper *alarm        // runs while the pool is not empty
 	keep   time.Duration // for how long; negative: no limit
 	closed bool
 
-	settler   *time.Timer // runs while there are sockets that are not watched yet; nil: there were none
-	settling  bool        // it does
+	settler   *alarm // the latest that was set for sockets that are not watched yet; nil: there were none
+	settling  bool   // it runs
 	parking   parking
 	listeners sync.WaitGroup
 }
@@ -194,22 +194,18 @@ func (p *pool) push(o *origin) bool {
 		p.settle()
 	}
 	if p.reaper == nil && p.keep > 0 {
-		p.reaper = time.AfterFunc(p.keep, p.reap)
+		p.reaper = newAlarm(p.keep, p.reap)
 	}
 	return true
 }
 
 // settle has sockets that stay idle watched, in a while. It is called with the lock.
 func (p *pool) settle() {
-	if p.settling = true; p.settler == nil {
-		p.settler = time.AfterFunc(settleTime, p.watch)
-	} else {
-		p.settler.Reset(settleTime)
-	}
+	p.settling, p.settler = true, newAlarm(settleTime, p.watch)
 }
 
 // watch has the sockets watched that were idle for a while.
-func (p *pool) watch() {
+func (p *pool) watch() (rest time.Duration) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.settling = false
@@ -225,9 +221,11 @@ func (p *pool) watch() {
 			}
 		}
 	}
-	if again && !p.closed {
-		p.settle()
+	if !again || p.closed {
+		return 0
 	}
+	p.settling = true
+	return settleTime
 }
 
 // woken closes an idle connection on which something has happened that speaks against its use. Tickets
@@ -265,14 +263,16 @@ func (p *pool) forget() {
 
 // reap closes what was idle for too long and comes again as long as there is more. Closing
 // may take its time, so it happens outside the lock.
-func (p *pool) reap() {
-	for _, o := range p.expired() {
+func (p *pool) reap() (rest time.Duration) {
+	old, rest := p.expired()
+	for _, o := range old {
 		o.close()
 	}
+	return rest
 }
 
-// expired takes out what was idle for too long.
-func (p *pool) expired() (old []*origin) {
+// expired takes out what was idle for too long, and says when to look again.
+func (p *pool) expired() (old []*origin, rest time.Duration) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for key, list := range p.idle {
@@ -286,10 +286,11 @@ func (p *pool) expired() (old []*origin) {
 		}
 	}
 	p.count -= len(old)
-	if p.reaper = nil; p.count > 0 {
-		p.reaper = time.AfterFunc(p.keep/2, p.reap)
+	if p.count > 0 {
+		return old, p.keep / 2
 	}
-	return old
+	p.reaper = nil
+	return old, 0
 }
 
 // close closes all idle connections and takes no more.
@@ -297,13 +298,10 @@ func (p *pool) close() {
 	p.mu.Lock()
 	idle := p.idle
 	p.idle, p.count, p.closed = nil, 0, true
-	if p.reaper != nil {
-		p.reaper.Stop()
-	}
-	if p.settler != nil {
-		p.settler.Stop()
-	}
+	reaper, settler := p.reaper, p.settler
 	p.mu.Unlock()
+	reaper.stop()
+	settler.stop()
 	for _, list := range idle {
 		for _, o := range list {
 			o.close()

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
@@ -44,7 +45,8 @@ type Proxy struct {
 	// MinVersion of 0, mean TLS 1.2 or newer. It is copied.
 	ClientTLS *tls.Config
 	// OriginTLS is used towards https origins. Nil verifies against the system's
-	// roots and speaks TLS 1.2 or newer. Where it verifies, RSA keys have to have 2048 bits. It is copied; an empty ServerName is filled in and
+	// roots and speaks TLS 1.2 or newer. Unless InsecureSkipVerify is set, chains with RSA keys
+	// of less than 2048 bits are rejected. It is copied; an empty ServerName is filled in and
 	// NextProtos replaced. Sessions are resumed unless SessionTicketsDisabled is set. With
 	// Renegotiation set, an idle connection of TLS 1.2 keeps its buffer. See [Destination] for
 	// another one for a single host.
@@ -67,9 +69,9 @@ type Proxy struct {
 	// (RFC 9110, section 7.6.3); a request that has it already is a loop and refused. Empty:
 	// no Via is written, and none is looked for.
 	Via string
-	// Logger gets records of panics in hooks, modes and Authenticate (level error) and of
-	// failures to accept and [CA.Warnings] (level warn). Exchanges are not logged: see [DoneHook]. Nil:
-	// slog.Default().
+	// Logger gets records of panics in hooks, modes and Authenticate and of what ends Serve
+	// (level error), of failures to accept that may pass and of [CA.Warnings] (level warn).
+	// Exchanges are not logged: see [DoneHook]. Nil: slog.Default().
 	Logger *slog.Logger
 
 	// HeadTimeout is how long a client may take from the first byte of a request to the end
@@ -85,14 +87,14 @@ type Proxy struct {
 	// ResponseTimeout is how long an origin server may take from the end of the request
 	// to the head of its response, and between two interim responses. 0: 5 min.
 	ResponseTimeout time.Duration
-	// ContentTimeout is how long content may stand still: where it goes both ways at once, how long
+	// ContentTimeout is how long content may stall: where it goes both ways at once, how long
 	// neither direction may move. Content that an answer has overtaken has the same time. 0: 5 min.
 	ContentTimeout time.Duration
 	// IdleTimeout is how long a kept-alive connection, of a client or to an origin, may wait
 	// for its next request. 0: 2 min.
 	IdleTimeout time.Duration
-	// TunnelTimeout is how long a tunnel may be silent in both directions; so is one whose
-	// receiver takes nothing of what is sent. 0: 15 min.
+	// TunnelTimeout ends a tunnel in which no byte has moved in either direction for that long;
+	// this includes one whose receiver has stopped reading. 0: 15 min.
 	TunnelTimeout time.Duration
 
 	// MaxRequestLine is the longest request line in bytes, longer ones are answered with
@@ -119,7 +121,7 @@ type Proxy struct {
 	http2        http2Origins
 	distrusts    distrusts
 	ctx          context.Context // ends with Close
-	cancel       context.CancelFunc
+	cancel       context.CancelCauseFunc
 	pool         pool
 	guard        loopGuard
 	flowIDs      atomic.Uint64
@@ -137,7 +139,7 @@ type served interface{ closeIfIdle() }
 // init prepares p for its first connection.
 func (p *Proxy) init() error {
 	p.start.Do(func() {
-		p.ctx, p.cancel = context.WithCancel(context.Background())
+		p.ctx, p.cancel = context.WithCancelCause(context.Background())
 		p.limits = p.defaultLimits()
 		p.pool.keep = p.limits.idleTime
 		p.http2.start(&p.limits, &p.choices)
@@ -154,10 +156,7 @@ func (p *Proxy) init() error {
 		}
 		p.listeners, p.clients = map[net.Listener]struct{}{}, map[served]struct{}{}
 		p.warnOfCA()
-		p.sorted, p.failed = sortHooks(p.Hooks, p.Transport)
-		if m, ok := p.mode().(modeChecker); ok && p.failed == nil {
-			p.failed = m.check()
-		}
+		p.failed = p.check()
 	})
 	return p.failed
 }
@@ -172,34 +171,71 @@ func (p *Proxy) warnOfCA() {
 	}
 }
 
+// check is what can be told before the first connection. It asks for the hooks on the way.
+func (p *Proxy) check() (err error) {
+	if p.sorted, err = p.sortHooks(); err != nil {
+		return err
+	}
+	if p.Via != "" && !isToken(p.Via) && !validAuthority([]byte(p.Via)) {
+		return fmt.Errorf("mitm: Via %q is neither a token nor a host (RFC 9110, section 7.6.3)", p.Via)
+	}
+	if max(p.MaxRequestLine, p.MaxHeaderBytes) > maxHead {
+		return fmt.Errorf("mitm: MaxRequestLine or MaxHeaderBytes is more than %d", maxHead)
+	}
+	if m, ok := p.mode().(modeChecker); ok {
+		err = m.check()
+	}
+	return err
+}
+
+// Check reports what makes [Proxy.Serve] return at once, before it accepts a connection: a value in
+// Hooks that is no hook or does not do what one has to, a Mode that can't work as it is or not on
+// this system, a Via or a size that can't be used. It returns nil if there is nothing of that kind.
+// Listeners, certificates of origins and whatever else only a connection shows are not looked at.
+// As after any other method, p's fields must not be changed any more.
+func (p *Proxy) Check() error { return p.init() }
+
 // ListenAndServe listens on the TCP address addr, host:port (an empty host is all
 // addresses), and calls [Proxy.Serve]. If
-// Mode has a method Listen, as [Transparent.Listen], that makes the listener.
+// Mode has a method Listen, as [Transparent.Listen], that makes the listener. As in Serve, the
+// error is also in [Proxy.Logger].
 func (p *Proxy) ListenAndServe(addr string) error {
+	if err := p.init(); err != nil {
+		return p.notServing(err)
+	}
 	listen := func(addr string) (net.Listener, error) { return net.Listen("tcp", addr) }
 	if m, ok := p.mode().(modeListener); ok {
 		listen = m.Listen
 	}
 	l, err := listen(addr)
 	if err != nil {
-		return err
+		return p.notServing(err)
 	}
 	return p.Serve(l)
 }
 
 // Serve accepts connections on l, of any kind, until [Proxy.Shutdown] or [Proxy.Close];
-// then it returns [ErrProxyClosed]. It closes l and never returns nil.
+// then it returns [ErrProxyClosed]. It closes l and never returns nil. Any other error, be it one
+// of [Proxy.Check] or of l, is also in [Proxy.Logger], so that go p.Serve(l) does not fail unseen.
 func (p *Proxy) Serve(l net.Listener) error {
 	l = &onceListener{Listener: l}
 	defer l.Close()
 	if err := p.init(); err != nil {
-		return err
+		return p.notServing(err)
 	}
 	if !p.track(l) {
 		return ErrProxyClosed
 	}
 	defer p.untrack(l)
-	return p.accept(l)
+	return p.notServing(p.accept(l))
+}
+
+// notServing logs why nothing is served any more, unless it was closed.
+func (p *Proxy) notServing(err error) error {
+	if err != ErrProxyClosed {
+		p.logger().Error("mitm: serve", "err", err)
+	}
+	return err
 }
 
 // accept hands connections out. It survives a lack of descriptors.
@@ -274,10 +310,13 @@ func isTemporary(err error) bool {
 	return errors.As(err, &temporary) && temporary.Temporary()
 }
 
-// ServeConn serves one connection, which it closes. It returns when all goroutines
-// that the connection needed have ended, or at once with [ErrProxyClosed]; when ctx
-// ends, the connection is cut. However the connection ended, it returns nil, see
-// [DoneHook]. MaxConns does not count it.
+// ServeConn serves one connection, which it closes, also with an error. It returns when all
+// goroutines that the connection needed have ended; when ctx ends, the connection is cut. nc may be
+// any net.Conn; what the Mode needs to know of it must be there, as its addresses for [Transparent].
+//
+// The error is [ErrProxyClosed] if the proxy was closed before, one of [Proxy.Check], or nil: how a
+// connection that was served has ended is for a [DoneHook] to see. Unlike Serve it logs none.
+// Shutdown and Close wait for the connection as for any other. MaxConns does not count it.
 func (p *Proxy) ServeConn(ctx context.Context, nc net.Conn) error {
 	if err := p.init(); err != nil {
 		nc.Close()
@@ -287,20 +326,22 @@ func (p *Proxy) ServeConn(ctx context.Context, nc net.Conn) error {
 	if c == nil {
 		return ErrProxyClosed
 	}
-	defer context.AfterFunc(p.ctx, func() { c.cancel(nil) })()
+	defer onEnd(p.ctx, func() { c.cancel(ErrProxyClosed) })()
 	c.guard()
 	c.serve()
 	return nil
 }
 
 // Shutdown stops accepting, closes idle connections and waits for exchanges, tunnels and
-// hooks to end. When ctx ends first, what is left is cut and ctx's error returned. Like
+// hooks to end. A connection is idle where nothing was asked on it yet, or nothing since the last
+// answer: also before its first byte, and in a tunnel that is looked into before the first byte
+// there. When ctx ends first, what is left is cut as by Close and ctx's error returned. Like
 // Close it must not be called by a hook.
 func (p *Proxy) Shutdown(ctx context.Context) error {
 	p.stopAccepting()
 	p.mu.Lock()
 	for c := range p.clients {
-		p.active.Go(c.closeIfIdle) // in TLS it says goodbye, to whom may not listen
+		p.active.Go(c.closeIfIdle) // over TLS this sends close_notify, which blocks if the client has stopped reading
 	}
 	p.mu.Unlock()
 	done := make(chan struct{})
@@ -319,12 +360,13 @@ func (p *Proxy) Shutdown(ctx context.Context) error {
 	return err
 }
 
-// Close closes the listeners and cuts every connection now. It returns when no
-// goroutine of the proxy is left, so it must not be called by a hook. It always
-// returns nil.
+// Close closes the listeners and cuts every connection now: exchanges and tunnels end with
+// [ErrProxyClosed] in [Flow.Err]. It returns when no goroutine of the proxy is left, so it must not
+// be called by a hook, and waits for hooks, which see that the contexts end that they were given. It
+// always returns nil.
 func (p *Proxy) Close() error {
 	p.stopAccepting()
-	p.cancel()
+	p.cancel(ErrProxyClosed)
 	p.active.Wait()
 	p.pool.close()
 	p.http2.close()

@@ -46,7 +46,7 @@ func (op *opening) handshakeFailed(err error) error {
 // nothing was said on it. Errors of other steps may be the origin's.
 func (op *opening) judge(err error) error {
 	c := op.c
-	if op.spoke || c.moved || err == errIsHTTP && !c.ended || c.state.Load() == clientClosed {
+	if op.spoke || c.moved || err == errIsHTTP && !c.hasEnded || c.state.Load() == clientClosed {
 		return err
 	}
 	var step *OpError
@@ -54,7 +54,7 @@ func (op *opening) judge(err error) error {
 	switch {
 	case ours && isCertificateAlert(step.Err):
 		return op.refused(step.Err)
-	case c.ended, ours && (isHangUp(step.Err) || isComplaint(step.Err)):
+	case c.hasEnded, ours && (isHangUp(step.Err) || isComplaint(step.Err)):
 		return op.unused(err)
 	case err == nil:
 		return op.failed(errIdle)
@@ -99,7 +99,7 @@ func (op *opening) suspected(err error) error {
 const clientTLSStep = "client tls"
 
 func (op *opening) failed(err error) error {
-	return &OpError{Op: clientTLSStep, Addr: op.conn.Destination.Addr, Err: err}
+	return op.c.blame(&OpError{Op: clientTLSStep, Addr: op.conn.Destination.Addr, Err: err})
 }
 
 // isComplaint reports whether err is an alert by which the peer says that something is wrong. A

@@ -40,9 +40,9 @@ type relay struct {
 	idle      time.Duration // neither direction moves for so long; 0 or less: no limit
 	up, down  *atomic.Int64 // bytes to the origin and to the client, live
 
-	last    atomic.Int64 // when something moved, in Unix nanoseconds
-	writing atomic.Int32 // directions that are writing, and may wait for a receiver
-	timer   *time.Timer
+	last    atomic.Int64          // when something moved, in Unix nanoseconds
+	writing atomic.Int32          // directions that are writing, and may wait for a receiver
+	timer   *alarm                // nil: no limit
 	acked   uint64                // bytes that the peers have acknowledged, when the timer looked
 	owed    atomic.Pointer[owed]  // an end that could not be passed on alone
 	failure atomic.Pointer[error] // the first one; of nil if nothing is wrong but the end
@@ -70,9 +70,7 @@ func (r *relay) run() error {
 	}()
 	r.direction(r.far, r.near, r.up)
 	<-down
-	if r.timer != nil {
-		r.timer.Stop()
-	}
+	r.timer.stop()
 	r.near.close()
 	r.far.close()
 	if err := r.failure.Load(); err != nil {
@@ -91,16 +89,13 @@ func (r *relay) watchIdle() {
 }
 
 func (r *relay) startTimer(d time.Duration) {
-	armed := make(chan struct{})
-	r.timer = time.AfterFunc(d, func() {
-		<-armed
-		if rest := r.rest(); rest > 0 {
-			r.timer.Reset(rest)
-			return
+	r.timer = newAlarm(d, func() time.Duration {
+		rest := r.rest()
+		if rest <= 0 {
+			r.expire()
 		}
-		r.expire()
+		return rest
 	})
-	close(armed)
 }
 
 // rest is how long the tunnel may stay as it is. What is being written counts only when all of it
@@ -147,10 +142,14 @@ func (r *relay) fail(err error) {
 func (r *relay) direction(dst, src *stream, count *atomic.Int64) {
 	defer src.drop()
 	err := r.copy(dst, src, count)
-	if err != io.EOF {
-		r.fail(err)
-	} else if dst.closeWrite() == errNoHalfClose { // if dst is gone, the other direction notices
+	switch {
+	case err == io.EOF && dst.closeWrite() == errNoHalfClose: // if dst is gone, the other direction notices
 		r.owe(dst, src)
+	case err == io.EOF:
+	case isSendError(err) == (dst == r.near):
+		r.fail(clientGone(err))
+	default:
+		r.fail(err)
 	}
 }
 
@@ -164,7 +163,7 @@ func (r *relay) owe(dst, src *stream) {
 		return // both have ended
 	}
 	if r.idle > 0 {
-		r.timer.Reset(min(r.idle, o.silence))
+		r.timer.reset(min(r.idle, o.silence))
 	} else {
 		r.startTimer(o.silence)
 	}
@@ -191,7 +190,7 @@ func (r *relay) copy(dst, src *stream, count *atomic.Int64) error {
 		n, err := dst.out.Write(src.buffered())
 		r.writing.Add(-1)
 		if err != nil {
-			return err
+			return &sendError{err}
 		}
 		src.discard(n)
 		src.release()
@@ -217,6 +216,9 @@ func (r *relay) splice(dst, src *stream, count *atomic.Int64) error {
 			p.sum += n
 			if n == 0 && err == nil {
 				return io.EOF
+			}
+			if err != nil && !isTimeout(err) && !src.broken() {
+				return &sendError{err}
 			}
 			if err != nil && !isTimeout(err) {
 				return err

@@ -135,10 +135,13 @@ func (c *client) sniff(r *route, flow *Flow, o *origin) error {
 	var err error
 	conn.Protocol, err = c.firstBytes(early, r)
 	switch {
+	case err == errNothingAsked:
+		early.close()
+		return c.ended(r.key.addr)
 	case err != nil && !errors.Is(err, ErrUnread):
 		early.reset()
 		c.s.reset()
-		return &OpError{Op: "relay", Addr: r.key.addr, Err: err}
+		return c.blame(&OpError{Op: "relay", Addr: r.key.addr, Err: clientGone(err)})
 	case conn.Protocol == TLS && err == nil:
 		return c.serveTLS(r, flow, conn, early)
 	}
@@ -214,6 +217,10 @@ func (c *client) serveInside(op *opening) error {
 	}
 	var err error
 	conn.Protocol, err = c.firstBytes(op.early, r)
+	if err == errNothingAsked {
+		op.early.close()
+		return c.ended(r.key.addr)
+	}
 	if len(c.s.buffered()) > 0 {
 		op.accepted()
 	}
@@ -232,7 +239,7 @@ func (c *client) serveInside(op *opening) error {
 // as it is silent nothing is lost if it is closed.
 func (c *client) serveNegotiated(op *opening) error {
 	op.early.stopListening()
-	if !c.rest() {
+	if !c.rest(clientIdle) {
 		op.early.close()
 		return nil
 	}
@@ -240,9 +247,9 @@ func (c *client) serveNegotiated(op *opening) error {
 	err := c.s.fill(bufferSize)
 	if !c.wake() {
 		op.early.close()
-		return nil
+		return c.ended(op.route.key.addr)
 	}
-	c.ended = err == io.EOF
+	c.hasEnded = err == io.EOF
 	if len(c.s.buffered()) > 0 {
 		op.accepted()
 	}
@@ -306,7 +313,7 @@ func (c *client) serveProtocol(r *route, flow *Flow, early *earlyDial) error {
 	}
 	if err != nil {
 		c.s.reset()
-		return err
+		return c.blame(err)
 	}
 	return c.relay(o, flow)
 }
@@ -363,8 +370,8 @@ func (c *client) firstBytes(early *earlyDial, r *route) (Protocol, error) {
 			begun = true
 			c.s.readWithin(pause)
 		}
-		err := c.s.fill(c.p.limits.requestLine)
-		c.ended = err == io.EOF
+		err := c.await(c.p.limits.requestLine)
+		c.hasEnded = err == io.EOF
 		have = c.s.buffered()
 		switch {
 		case err == nil:

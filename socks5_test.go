@@ -6,8 +6,11 @@ import (
 	"errors"
 	"net"
 	"net/netip"
+	"os"
+	"runtime"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -362,5 +365,30 @@ func TestSOCKSReplyTo(t *testing.T) {
 		if got := socksReplyTo(test.err); got != test.want {
 			t.Errorf("%s: reply %d, want %d", name, got, test.want)
 		}
+	}
+}
+
+// Failures of the proxy's own system are told from those of the network and of the host.
+func TestR59_LocalFailures(t *testing.T) {
+	for errno, want := range map[syscall.Errno]socksReply{
+		syscall.EMFILE: 1, syscall.ENFILE: 1, syscall.EADDRNOTAVAIL: 1, syscall.EADDRINUSE: 1, syscall.ENOBUFS: 1, syscall.EAGAIN: 1,
+		syscall.EACCES: 2, syscall.EPERM: 2,
+		syscall.ENETUNREACH: 3, syscall.ENETDOWN: 3,
+		syscall.EHOSTUNREACH: 4, syscall.EHOSTDOWN: 4,
+		syscall.ECONNREFUSED: 5,
+		syscall.ETIMEDOUT:    6,
+		syscall.EAFNOSUPPORT: 8,
+		syscall.EINVAL:       1,
+	} {
+		if runtime.GOOS == "windows" { // which has numbers of its own
+			break
+		}
+		err := &OpError{Op: "dial", Err: &net.OpError{Op: "dial", Err: os.NewSyscallError("connect", errno)}}
+		if got := socksReplyTo(err); got != want {
+			t.Errorf("%v: reply %d, want %d", errno, got, want)
+		}
+	}
+	if got := socksReplyTo(&OpError{Op: "dial", Err: ErrProxyClosed}); got != socksGeneralFailure {
+		t.Errorf("closed: reply %d", got)
 	}
 }

@@ -14,11 +14,15 @@ type streamConn struct {
 	reading sync.Mutex   // held while the stream is read
 	taken   bool         // back: it is not read any more
 	heard   atomic.Int64 // how often something was read
+
+	failed atomic.Bool   // a Read has: whoever reads is about to end
+	once   sync.Once     // of gone
+	gone   chan struct{} // closed when whoever read has closed the connection, the last that it does
 }
 
 // newStreamConn returns one whose writes may each take idle, and linger after Close.
 func newStreamConn(s *stream, idle, linger time.Duration) *streamConn {
-	return &streamConn{s: s, out: newBatchWriter(s, idle, linger)}
+	return &streamConn{s: s, out: newBatchWriter(s, idle, linger), gone: make(chan struct{})}
 }
 
 // Read implements net.Conn.
@@ -33,6 +37,7 @@ func (c *streamConn) Read(p []byte) (int, error) {
 		c.heard.Add(1)
 	}
 	if err != nil {
+		c.failed.Store(true)
 		err = c.out.cause(err)
 	}
 	return n, err
@@ -50,7 +55,25 @@ func (c *streamConn) takeBack() {
 func (c *streamConn) Write(p []byte) (int, error) { return c.out.Write(p) }
 
 // Close implements net.Conn.
-func (c *streamConn) Close() error { return c.out.close() }
+func (c *streamConn) Close() error {
+	if c.failed.Load() {
+		c.once.Do(func() { close(c.gone) })
+	}
+	return c.out.close()
+}
+
+// cut ends a connection of net/http's Transport now. It returns when neither the goroutine that
+// reads it is left, which is not waited for without end, nor the one that writes.
+func (c *streamConn) cut() {
+	c.s.reset()
+	c.out.wait()
+	late := time.NewTimer(closeGrace)
+	defer late.Stop()
+	select {
+	case <-c.gone:
+	case <-late.C:
+	}
+}
 
 // LocalAddr implements net.Conn.
 func (c *streamConn) LocalAddr() net.Addr { return addrOr(c.s.nc.LocalAddr()) }

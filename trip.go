@@ -117,7 +117,7 @@ func (t *trip) run(ctx context.Context) error {
 			continue
 		}
 		if t.uploadErr != nil {
-			return &OpError{Op: "read request", Err: t.uploadErr}
+			return &OpError{Op: "read request", Err: clientGone(t.uploadErr)}
 		}
 		if !reused || t.received || t.source != nil || !idempotent(t.method) || ctx.Err() != nil || isTimeout(err) {
 			return err
@@ -192,7 +192,7 @@ func (t *trip) attempt() error {
 		return errStale
 	}
 	if t.ctx.Done() != t.clientDone { // a hook gave the request a context of its own
-		t.unhook = context.AfterFunc(t.ctx, t.o.s.reset)
+		t.unhook = onEnd(t.ctx, t.o.s.reset)
 	}
 	var sendErr error
 	if !asks {
