@@ -146,6 +146,7 @@ func TestR65_AnswerThenClose(t *testing.T) {
 				if got, want := digest(c.client.r), digest(noise(1, 300000)); got != want {
 					c.t.Errorf("got %s, want %s", got, want)
 				}
+				c.client.Close()
 				if f := nextFlow(c.t, c.flows); f.Err != nil {
 					c.t.Errorf("flow: %v", f.Err)
 				}

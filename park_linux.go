@@ -103,16 +103,17 @@ func (p *parking) take(key uint64) *parked {
 func (p *parking) watch(epoll syscall.RawConn) {
 	var events [64]unix.EpollEvent
 	for {
-		n := 0
+		n, failed := 0, error(unix.EINTR)
 		err := epoll.Read(func(fd uintptr) bool {
-			var err error
-			n, err = unix.EpollWait(int(fd), events[:], 0)
-			return n > 0 || err != nil && err != unix.EINTR
+			for failed = unix.EINTR; failed == unix.EINTR; {
+				n, failed = unix.EpollWait(int(fd), events[:], 0)
+			}
+			return n > 0 || failed != nil
 		})
-		if err != nil {
+		if err != nil || failed != nil {
 			return
 		}
-		for _, e := range events[:max(n, 0)] {
+		for _, e := range events[:n] {
 			p.mu.Lock()
 			w := p.take(uint64(uint32(e.Fd)) | uint64(uint32(e.Pad))<<32)
 			p.mu.Unlock()

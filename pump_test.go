@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -57,24 +58,24 @@ func TestPumpReadsAhead(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a, b := net.Pipe()
 		p := pumped(a)
-		var sent int
+		var count atomic.Int64
 		go func() {
 			for {
 				n, err := b.Write(make([]byte, 1000))
-				if sent += n; err != nil {
+				if count.Add(int64(n)); err != nil {
 					return
 				}
 			}
 		}()
 		time.Sleep(time.Hour)
-		if sent != 0 {
-			t.Errorf("%d bytes were read that nobody asked for", sent)
+		if n := count.Load(); n != 0 {
+			t.Errorf("%d bytes were read that nobody asked for", n)
 		}
 		p.SetWriteDeadline(time.Now().Add(time.Hour))
 		if _, err := p.Write([]byte("x")); !errors.Is(err, os.ErrDeadlineExceeded) {
 			t.Errorf("write: %v", err)
 		}
-		if sent < pumpAhead || sent > pumpAhead+bufferSize {
+		if sent := count.Load(); sent < pumpAhead || sent > pumpAhead+bufferSize {
 			t.Errorf("%d bytes were read ahead", sent)
 		}
 		p.Close()
