@@ -226,10 +226,13 @@ func (t *trip) attempt() error {
 // upload sends the rest of the content. From then on the client is watched.
 func (t *trip) upload() {
 	err := t.sendContent()
+	all := t.content != nil && t.content.ended() // of the client's, which others may read from now on
 	t.sourceDone()
 	switch {
 	case err == nil:
-		t.watchClient()
+		if all && !t.stopped.Load() {
+			t.watch.arm()
+		}
 	case !isSendError(err):
 		// The client stopped in the middle, and so do we: visibly.
 		if !t.stopped.Load() {
@@ -241,13 +244,6 @@ func (t *trip) upload() {
 		t.o.s.interrupt()
 	}
 	t.uploaded <- err
-}
-
-// watchClient watches the client if all its content was read here.
-func (t *trip) watchClient() {
-	if t.content != nil && t.content.ended() && !t.stopped.Load() {
-		t.watch.arm()
-	}
 }
 
 // sendContent survives the panic of a reader that a hook put in.
