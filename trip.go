@@ -410,8 +410,8 @@ func (t *trip) unwatch() bool {
 }
 
 // finish ends the trip after the response was read, or given up. It keeps the connection
-// if nothing speaks against it, and says whether the request was sent completely: if wait is set it waits
-// for that, which is bounded as long as nothing moves.
+// if nothing speaks against it, and reports whether the request was sent completely. If wait is set it
+// waits for that, for as long as the content moves and ContentTimeout.
 func (t *trip) finish(wait bool) (sent bool) {
 	if t.o == nil {
 		return false
@@ -432,8 +432,8 @@ func (t *trip) finish(wait bool) (sent bool) {
 	return true
 }
 
-// awaitUpload waits for the end of the upload, unless the origin closes the connection meanwhile or says
-// more than its answer. It says whether it did not.
+// awaitUpload waits for the end of the upload and reports whether the origin was quiet meanwhile. One that
+// closes the connection, or says more than its answer, is not waited for.
 func (t *trip) awaitUpload() (quiet bool) {
 	if t.uploaded == nil || !t.uploading.CompareAndSwap(uploadRuns, uploadAwaited) {
 		return true
