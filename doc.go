@@ -15,14 +15,16 @@ Data flows down this list. Each step is a file, or a few.
 	                        socks5.go; Transparent: transparent.go, on top of origdst_linux.go;
 	                        Reverse: reverse.go
 	serve     conn.go       one client connection, from its mode to its end
-	sniff     sniff.go      the first bytes of either side, where the protocol is not known
-	                        (early.go: an origin that is dialled meanwhile)
-	decide    hook.go       what embedders plug in; flow.go: what they are told
+	sniff     sniff.go      the first bytes of either side, where the protocol is not known: classify.go
+	                        says what they are, early.go has an origin that is dialled meanwhile
+	decide    hook.go       what embedders plug in; flow.go: what they are told; refuse.go: a hook
+	                        that refuses what others could not read
 	tls       intercept.go  the client's TLS is opened with the ClientHello in hand; then sniff
-	                        again. clienttls.go: what all of these share, ca.go and leaf.go: the
-	                        certificates (leafconstraints.go, leafcache.go, cadir.go), choice.go:
-	                        what origins negotiated before, distrust.go: clients that refuse our
-	                        certificate
+	                        again. clienthello.go: one that crypto/tls refuses; clienttls.go: what
+	                        all of these share, ca.go and leaf.go: the certificates (leafkeys.go,
+	                        leafconstraints.go, leafcache.go, cadir.go; cawarnings.go: what clients
+	                        may not like), choice.go: what origins negotiated before, refusal.go
+	                        and distrust.go: clients that refuse our certificate
 	exchange  target.go     what requests of both versions have in common: each has a route.go
 	          http1.go      one HTTP/1 request and its response: answer.go ends it, connect.go has
 	                        CONNECT, 101 and TRACE
@@ -33,12 +35,13 @@ Data flows down this list. Each step is a file, or a few.
 	trip      trip.go       a request on its way to an origin and the response back, over one of
 	                        the origins.go of a client (watch.go: is the client still there?
 	                        clock.go: does content move, either way?)
-	origin    dial.go       connecting; pool.go: idle connections; guard.go: connections to oneself;
+	origin    dial.go       connecting; pool.go: idle connections; loop.go and guard.go: connections to
+	                        oneself;
 	                        tls.go: TLS to an origin (keylength.go: its certificate's keys);
 	                        http2origin.go: HTTP/2 connections (http2silence.go: are they still
 	                        there?), http2trip.go: requests on them, http2still.go: content
 	                        that stands still;
-	                        sockopt_linux.go: socket options;
+	                        park_linux.go: idle connections that end; sockopt_linux.go: socket options;
 	                        pages.go: no origin, but an http.Handler
 	relay     relay.go      bytes both ways, unread
 
@@ -52,7 +55,8 @@ rewrite.go.
 Below are the parsers, which know nothing of the rest: requestline.go, header.go, framing.go
 (which decides where a message ends), body.go (content, decoded) and send.go (content,
 encoded; content.go if a hook made it); and stream.go, a connection with a buffer that exists
-only while it holds bytes (buffer.go; socket.go: the bytes of a socket; tlsstream.go: one over TLS;
+only while it holds bytes (streamend.go: how it ends; buffer.go; socket.go: the bytes of a socket; pump.go: what is
+no socket, and may have neither deadlines nor half-close, by capabilities.go; tlsstream.go: one over TLS;
 tlssocket.go: what TLS runs on, and where a ClientHello can be read without consuming it;
 streamconn.go: one for HTTP/2, where batch.go writes frames together that come together).
 

@@ -18,8 +18,9 @@ type ConnHook interface {
 	// by its [Mode], by CONNECT or by the authority of a request target, before
 	// anything is dialled. If all answer Default and the protocol is not known yet, it is
 	// asked again when it is, see [Conn.Protocol], of TLS with the ClientHello in hand; not for
-	// a CONNECT if there is no certificate to open TLS with: it is tunnelled then. What is
-	// inside TLS is no new destination, whatever it names. It is not asked about destinations that an HTTPHook names; [CheckedDial]
+	// a CONNECT if there is no certificate to open TLS with: it is tunnelled then, unless there is
+	// [RefuseUnread]. What is inside TLS is no new destination, whatever it names; but if it is [Other],
+	// hooks are asked once more, even if one has answered Intercept. It is not asked about destinations that an HTTPHook names; [CheckedDial]
 	// is. It may change c.Destination, but not its Protocol. Of several hooks the first that
 	// answers anything but Default decides. An error is Reject with a reason, which goes to
 	// [Flow.Err] and not to the client.
@@ -38,7 +39,8 @@ const (
 	// read, TLS is opened if there is a [Proxy.CA], and without one a CONNECT is tunnelled.
 	Default Action = iota
 	// Intercept reads what is inside a tunnel, if it is a protocol that the proxy
-	// speaks; anything else is relayed. TLS is opened if there is a certificate for it.
+	// speaks; anything else is relayed if hooks answer no different when they are asked about [Other]. TLS
+	// is opened if there is a certificate for it.
 	Intercept
 	// Tunnel relays without looking. A request that came in the clear is forwarded
 	// past all HTTPHooks.
@@ -173,6 +175,8 @@ type hooks struct {
 	conn []ConnHook
 	done []DoneHook
 	http http.RoundTripper // the onion with the engine in the middle; nil: nothing hooks HTTP
+
+	unreadRefused bool // see RefuseUnread
 }
 
 func sortHooks(list []Hook, transport http.RoundTripper) (*hooks, error) {
@@ -196,6 +200,8 @@ func sortHooks(list []Hook, transport http.RoundTripper) (*hooks, error) {
 	for _, hook := range list {
 		if hook, ok := hook.(ConnHook); ok {
 			h.conn = append(h.conn, hook)
+			_, refuses := hook.(refuseUnread)
+			h.unreadRefused = h.unreadRefused || refuses
 		}
 		if hook, ok := hook.(DoneHook); ok {
 			h.done = append(h.done, hook)

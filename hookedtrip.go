@@ -215,6 +215,9 @@ func (u upgraded) Read(p []byte) (int, error) { return u.s.Read(p) }
 // Write writes to the origin.
 func (u upgraded) Write(p []byte) (int, error) { return u.s.nc.Write(p) }
 
+// CloseWrite ends the sending side, for those who wrap the connection and look for that.
+func (u upgraded) CloseWrite() error { return u.s.closeWrite() }
+
 // Close gives the connection up.
 func (u upgraded) Close() error {
 	u.s.close()

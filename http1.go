@@ -49,7 +49,8 @@ func (c *client) openTunnel(r *route) (*origin, error) {
 
 // connected returns the tunnel that a request has asked for, to o if there is a connection.
 func (x *routed) connected(o *origin) *tunnel {
-	return &tunnel{route: x.route, flow: x.flow, o: o, sniff: o == nil || x.route.action == Intercept}
+	sniff := o == nil || x.route.action == Intercept || x.route.action == Default && x.client.p.sorted.unreadRefused
+	return &tunnel{route: x.route, flow: x.flow, o: o, sniff: sniff}
 }
 
 // serveHTTP1 serves requests until the connection ends or becomes a tunnel.

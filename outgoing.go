@@ -217,6 +217,7 @@ func (h *hookedExchange) outgoing(x *exchange, res *http.Response) (src *readerS
 		!goesOn && h.unread() || x.client.p.closing.Load()
 	src.closing = w.close
 	x.reply.start(x.client.s, w.framing, x.client.p.limits.contentTime)
+	x.reply.last = h.unread() && !h.busy()
 	x.reply.out = appendStatusLine(x.reply.out, res.StatusCode, reason)
 	x.reply.out = w.appendTo(x.reply.out)
 	return src, nil
@@ -263,7 +264,7 @@ func (h *hookedExchange) passUpgrade(x *exchange, res *http.Response) error {
 	}
 	if _, own := rwc.(upgraded); !own {
 		x.tunnel.under = x.tunnel.o
-		x.tunnel.o = &origin{s: newStream(bodyConn{rwc, h}), key: x.route.key}
+		x.tunnel.o = &origin{s: newStream(bodyConn{rwc, h, x.tunnel.under}), key: x.route.key}
 	}
 	return nil
 }
@@ -287,7 +288,8 @@ func (h *hookedExchange) upgradeRewrite(res *http.Response) (rewrite, error) {
 // connection.
 type bodyConn struct {
 	io.ReadWriteCloser
-	h *hookedExchange
+	h     *hookedExchange
+	under *origin // what the engine got it from; nil: it is another transport's
 }
 
 // Read implements net.Conn. It survives the panic of a reader that a hook put in.
@@ -300,6 +302,18 @@ func (c bodyConn) Read(p []byte) (n int, err error) {
 func (c bodyConn) Write(p []byte) (n int, err error) {
 	defer c.h.recovered(&err)
 	return c.ReadWriteCloser.Write(p)
+}
+
+// CloseWrite ends the sending side, if need be below what a hook put around the connection.
+func (c bodyConn) CloseWrite() (err error) {
+	defer c.h.recovered(&err)
+	if half, ok := c.ReadWriteCloser.(halfCloseable); ok {
+		return half.CloseWrite()
+	}
+	if c.under != nil {
+		return c.under.s.closeWrite()
+	}
+	return errNoHalfClose
 }
 
 func (bodyConn) LocalAddr() net.Addr              { return nil }

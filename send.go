@@ -36,6 +36,7 @@ type sender struct {
 
 	out      []byte      // not yet written; pooled, see start and done
 	left     int64       // of knownLength
+	last     bool        // nothing that dst sends is read when all content was taken
 	complete atomic.Bool // all content was taken from the source
 	pieces   [3][]byte
 	vector   net.Buffers
@@ -43,7 +44,7 @@ type sender struct {
 
 func (w *sender) start(dst *stream, f framing, idle time.Duration) {
 	w.dst, w.framing, w.idle = dst, f, idle
-	w.left = f.length
+	w.left, w.last = f.length, false
 	w.complete.Store(false)
 	if w.out == nil {
 		w.out = takeBuffer()[:0]
@@ -172,6 +173,9 @@ func (w *sender) writeThrough(p []byte, end string) error {
 
 // end writes what marks the end of the message.
 func (w *sender) end(trailers []field) error {
+	if w.last {
+		w.dst.ignore()
+	}
 	w.appendEnd(trailers)
 	if w.framing.kind == knownLength && w.left > 0 {
 		return cmp.Or(w.flushed(), errContentShort)

@@ -19,6 +19,7 @@ type tlsSocket struct {
 	held   bool          // it is not known yet whether TLS is to be spoken, see accept
 	at     int           // how much of before was read while held
 	gone   error         // what broke the connection while held
+	unsent []byte        // what crypto/tls would have written while held: an alert
 
 	tries   bool   // reads return what was fetched, and do not wait for more
 	buf     []byte // pooled; nil while nothing is fetched
@@ -27,6 +28,8 @@ type tlsSocket struct {
 
 	records, reads int  // see dry
 	asked          bool // crypto/tls wanted more than there was
+
+	broken bool // a later handshake was interrupted, see renegotiatingConn
 
 	ended  bool
 	header []byte // of the record that is being read, as far as it came
@@ -114,6 +117,9 @@ func (s *tlsSocket) dry() bool {
 	return s.reads >= s.records && len(s.fetched) == 0 && !waiting && !s.inRecord()
 }
 
+// untouched reports whether crypto/tls was asked and took nothing of what was fetched.
+func (s *tlsSocket) untouched() bool { return len(s.fetched) > 0 || s.failure != nil }
+
 // answered notes a read by way of crypto/tls that returned n of at most room bytes.
 func (s *tlsSocket) answered(n, room int, err error) {
 	s.asked = err == errNotYet
@@ -157,6 +163,7 @@ func (s *tlsSocket) readAhead(p []byte) (int, error) {
 // Write implements net.Conn.
 func (s *tlsSocket) Write(p []byte) (int, error) {
 	if s.held {
+		s.unsent = append(s.unsent, p...)
 		return len(p), nil
 	}
 	return s.out.Write(p)
@@ -203,28 +210,11 @@ func (s *tlsSocket) explain(err error) error {
 	if len(s.alert) < alertSize {
 		return err
 	}
+	if s.alert[1] == 0 { // close_notify
+		return io.EOF
+	}
 	return &net.OpError{Op: "remote error", Err: tls.AlertError(s.alert[1])}
 }
 
 // inRecord says whether the rest of a record is still to come.
 func (s *tlsSocket) inRecord() bool { return s.left > 0 || len(s.header) > 0 }
-
-// helloSize returns how many bytes the records take in which b has its first handshake
-// message (RFC 8446, sections 4 and 5.1).
-func helloSize(b []byte) int {
-	const recordHeader, messageHeader = 5, 4
-	var message []byte
-	for at := 0; at+recordHeader <= len(b); {
-		end := at + recordHeader + int(b[at+3])<<8 + int(b[at+4])
-		if end > len(b) {
-			break
-		}
-		message = append(message, b[at+recordHeader:end]...)
-		if len(message) >= messageHeader &&
-			len(message) >= messageHeader+int(message[1])<<16+int(message[2])<<8+int(message[3]) {
-			return end
-		}
-		at = end
-	}
-	return len(b)
-}

@@ -211,6 +211,9 @@ func (t *trip) attempt() error {
 	if asks {
 		sendErr = t.o.s.askErr
 	}
+	if err != nil && t.o.s.isLoop() {
+		return &OpError{Op: "dial", Addr: t.o.key.addr, Err: ErrLoop}
+	}
 	if err != nil && sendErr != nil {
 		return &OpError{Op: "send request", Addr: t.o.key.addr, Err: sendErr}
 	}
@@ -233,7 +236,13 @@ func (t *trip) upload() {
 		if all && !t.stopped.Load() {
 			t.watch.arm()
 		}
-	case !isSendError(err):
+	case isSendError(err) && isTimeout(err): // nothing was taken for so long: there is no answer to wait for
+		t.o.s.reset()
+	case isSendError(err):
+		if _, ok := t.owner.(*exchange); ok { // an origin that takes no more may have answered
+			t.client.ignore()
+		}
+	default:
 		// The client stopped in the middle, and so do we: visibly.
 		if !t.stopped.Load() {
 			t.uploadErr = err
@@ -338,7 +347,7 @@ func (t *trip) mayUpgrade() bool {
 func (t *trip) readHead() error {
 	limits := t.limits.head
 	b, err := t.o.s.readHead(limits.bytes)
-	for isTimeout(err) && t.mayWait() {
+	for isTimeout(err) && t.o.s.late() && t.mayWait() {
 		t.o.s.readWithin(t.limits.responseTime)
 		b, err = t.o.s.readHead(limits.bytes)
 	}
@@ -463,6 +472,7 @@ func (t *trip) keep() {
 	case o.bound:
 		o.reused = true
 		t.route.bind(o)
+		t.route.settle(o, &t.origins.pool.parking)
 	default:
 		t.origins.pool.put(o)
 	}
