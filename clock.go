@@ -5,8 +5,9 @@ import (
 	"time"
 )
 
-// clock is the one that both directions of an exchange share while content goes both ways: as long as one
-// of them moves the other has time. It costs no timer: deadlines are put off, seldom enough.
+// clock is what both directions of an exchange share while content goes both ways: as long as one of them
+// moves the other is not stalled. It needs no timer: what moves puts off the deadlines of both, seldom enough
+// to cost nothing.
 type clock struct {
 	limit  time.Duration
 	client *stream // nil: it speaks HTTP/2, which has a clock of its own

@@ -16,11 +16,10 @@ func (t *hookedTrip) sends() bool {
 	return t.goesOn()
 }
 
-// uploadsOwn reports whether the client's content itself goes on. Somebody else who wants it is not to wait for
-// that.
+// uploadsOwn reports whether the client's own content goes on. A hook that wants it does not wait for that.
 func (t *hookedTrip) uploadsOwn() bool { return t.isPending() && t.closed && t.uploads() }
 
-// isBound reports whether the connection is to be used again by this client, and only content keeps it from that.
+// isBound reports whether the connection is to go on with this client, and only content keeps it from that.
 func (t *hookedTrip) isBound() bool {
 	return t.isPending() && (t.bound || t.control.connectionBound)
 }
@@ -66,8 +65,8 @@ func (h *hookedExchange) awaitContent() {
 	}
 }
 
-// awaitHTTP2 is the same in HTTP/2, where a stream ends when both are through, or when the content stands
-// still.
+// awaitHTTP2 is the same in HTTP/2, where a stream ends when both are through, or when the content is
+// stalled.
 func (t *hookedTrip) awaitHTTP2() (found bool) {
 	if t.up == nil || !t.up.ended.Load() || t.up.closed.Load() {
 		return false

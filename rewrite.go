@@ -169,7 +169,7 @@ func (w *rewrite) appendConnection(dst []byte, f *field) []byte {
 	return appendLine(dst, f, options)
 }
 
-// upgrades says whether an Upgrade field goes on. HTTP/1.0 has none, but some servers say 1.0 in a 101.
+// upgrades reports whether an Upgrade field goes on. HTTP/1.0 has none, but some servers say 1.0 in a 101.
 func (w *rewrite) upgrades() bool { return w.control.upgrade && (w.minor > 0 || w.switches()) }
 
 func (w *rewrite) switches() bool { return w.response && w.status == http.StatusSwitchingProtocols }

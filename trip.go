@@ -229,10 +229,13 @@ func (t *trip) attempt() error {
 // upload sends the rest of the content. From then on the client is watched.
 func (t *trip) upload() {
 	err := t.sendContent()
+	all := t.content != nil && t.content.ended() // of the client's, which others may read from now on
 	t.sourceDone()
 	switch {
 	case err == nil:
-		t.watchClient()
+		if all && !t.stopped.Load() {
+			t.watch.arm()
+		}
 	case isSendError(err) && isTimeout(err): // nothing was taken for so long: there is no answer to wait for
 		t.o.s.reset()
 	case isSendError(err):
@@ -250,13 +253,6 @@ func (t *trip) upload() {
 		t.o.s.interrupt()
 	}
 	t.uploaded <- err
-}
-
-// watchClient watches the client if all its content was read here.
-func (t *trip) watchClient() {
-	if t.content != nil && t.content.ended() && !t.stopped.Load() {
-		t.watch.arm()
-	}
 }
 
 // sendContent survives the panic of a reader that a hook put in.
@@ -423,8 +419,8 @@ func (t *trip) unwatch() bool {
 }
 
 // finish ends the trip after the response was read, or given up. It keeps the connection
-// if nothing speaks against it, and says whether the request was sent completely: if wait is set it waits
-// for that, which is bounded as long as nothing moves.
+// if nothing speaks against it, and reports whether the request was sent completely. If wait is set it
+// waits for that, for as long as the content moves and ContentTimeout.
 func (t *trip) finish(wait bool) (sent bool) {
 	if t.o == nil {
 		return false
@@ -445,8 +441,8 @@ func (t *trip) finish(wait bool) (sent bool) {
 	return true
 }
 
-// awaitUpload waits for the end of the upload, unless the origin closes the connection meanwhile or says
-// more than its answer. It says whether it did not.
+// awaitUpload waits for the end of the upload and reports whether the origin was quiet meanwhile. One that
+// closes the connection, or says more than its answer, is not waited for.
 func (t *trip) awaitUpload() (quiet bool) {
 	if t.uploaded == nil || !t.uploading.CompareAndSwap(uploadRuns, uploadAwaited) {
 		return true
