@@ -226,8 +226,10 @@ func (c *client) decide(flow *Flow, conn *Conn) *route {
 		}
 		r.err = &OpError{Op: "hook", Addr: conn.Destination.Addr, Err: err}
 	}
-	d := conn.Destination
-	r.host = d.Host
+	if r.handler = conn.Destination.Handler; r.handler != nil && r.action == Tunnel {
+		r.action = Intercept // there is nobody to relay to
+	}
+	r.host = conn.Destination.Host
 	r.key = conn.key()
 	return r
 }
@@ -343,5 +345,5 @@ func (c *client) ownRoute(conn *Conn) *route {
 	if handler == nil {
 		handler = c.p.certificates
 	}
-	return &route{conn: conn, action: Intercept, host: conn.Destination.Host, key: conn.key(), pages: handler}
+	return &route{conn: conn, action: Intercept, host: conn.Destination.Host, key: conn.key(), handler: handler, pages: true}
 }

@@ -38,7 +38,7 @@ Data flows down this list. Each step is a file, or a few.
 	                        there?), http2trip.go: requests on them, http2still.go: content
 	                        that stands still;
 	                        sockopt_linux.go: socket options;
-	                        pages.go: no origin, but an http.Handler
+	                        handler.go: no origin, but an http.Handler (pages.go: the proxy's own)
 	relay     relay.go      bytes both ways, unread
 
 The exchange has two ways. Without an [HTTPHook] the head is rewritten where it was read
@@ -58,7 +58,7 @@ streamconn.go: one for HTTP/2, where batch.go writes frames together that come t
 # TLS
 
 With a [CA], a client's TLS is opened unless a [ConnHook] answers [Tunnel]. While the client
-is being read the origin is dialled; its handshake has the server name and the protocols (ALPN)
+is being read the origin is dialled, unless [Destination] says otherwise; its handshake has the server name and the protocols (ALPN)
 of the client's ClientHello, and the client is given the protocol that the origin chose. The
 origin's certificate is verified. A failure, like that of a dial, is an answer 502 inside TLS,
 and hooks that answer by themselves never notice. What is tunnelled reaches the origin byte

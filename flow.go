@@ -49,7 +49,7 @@ type Flow struct {
 	Err error
 
 	up, down atomic.Int64
-	origin   http.RoundTripper // what is behind the hooks
+	origin   *hookedExchange // what is behind the hooks
 }
 
 // Sent is the number of bytes of content, or of a tunnel, that came from the client. In a

@@ -100,8 +100,8 @@ type DoneHook interface {
 func OnConn(f func(ctx context.Context, c *Conn) (Action, error)) Hook { return connFunc(f) }
 
 // OnRequest makes an [HTTPHook] of a function that sees every request before it goes
-// out and may change it. If it returns a response, that is the answer and nothing is
-// dialled. For errors see [HTTPHook].
+// out and may change it. If it returns a response, that is the answer, and the request reaches no
+// origin; that none is dialled ahead of the request either is for [Destination] to say. For errors see [HTTPHook].
 func OnRequest(f func(req *http.Request) (*http.Response, error)) Hook { return requestFunc(f) }
 
 // OnResponse makes an [HTTPHook] of a function that sees every response before it goes
@@ -176,13 +176,16 @@ type hooks struct {
 }
 
 func sortHooks(list []Hook, transport http.RoundTripper) (*hooks, error) {
-	h := &hooks{http: transport}
+	h := new(hooks)
+	if transport != nil {
+		h.http = engine{transport}
+	}
 	for i := len(list) - 1; i >= 0; i-- {
 		known := false
 		if hook, ok := list[i].(HTTPHook); ok {
 			known = true
 			if h.http == nil {
-				h.http = engine{}
+				h.http = engine{nil}
 			}
 			h.http = hook.HookHTTP(h.http)
 		}
@@ -210,14 +213,19 @@ func isConnOrDone(hook Hook) bool {
 	return conn || done
 }
 
-// engine is the transport at the end of the chain: the proxy's own.
-type engine struct{}
+// engine is what is at the end of the chain: the proxy's own transport, or one in its place, which
+// is not for destinations that a Handler answers at.
+type engine struct{ transport http.RoundTripper }
 
 // RoundTrip implements http.RoundTripper for requests that came from a client of a
 // proxy. It may be called more than once for one of them.
-func (engine) RoundTrip(req *http.Request) (*http.Response, error) {
+func (e engine) RoundTrip(req *http.Request) (*http.Response, error) {
 	flow := FlowFromContext(req.Context())
-	if flow == nil || flow.origin == nil {
+	known := flow != nil && flow.origin != nil
+	switch {
+	case e.transport != nil && !(known && flow.origin.answersHere(req)):
+		return e.transport.RoundTrip(req)
+	case !known:
 		return nil, errors.New("mitm: the request has not come through the proxy")
 	}
 	return flow.origin.RoundTrip(req)

@@ -40,7 +40,8 @@ type hookedExchange struct {
 	first     hookedTrip  // most exchanges make one
 	running   int         // calls of the engine that have not returned
 	streams   []context.CancelCauseFunc
-	returned  sync.Cond // one of them has
+	handlers  *handlerWriter // the latest
+	returned  sync.Cond      // one of them has
 }
 
 // asker is the exchange as its client sees it.
@@ -105,10 +106,7 @@ func newHooked(x *exchange) *hookedExchange {
 func (h *hookedExchange) call() (res *http.Response, err error) {
 	defer h.recovered(&err)
 	hooks := h.client.p.sorted.http
-	switch {
-	case h.route.pages != nil:
-		hooks = handlerTransport{h.route.pages, h.client.p.panicked}
-	case hooks == nil, h.route.action == Tunnel:
+	if hooks == nil || h.route.action == Tunnel || h.route.pages {
 		hooks = h
 	}
 	res, err = hooks.RoundTrip(h.req)
@@ -190,7 +188,9 @@ func (h *hookedExchange) drain() {
 func (h *hookedExchange) end() {
 	h.endTrips()
 	h.closeTrips()
+	h.stopHandlers()
 	h.endBody()
+	h.awaitHandlers()
 }
 
 // endBody makes the request's content unreadable, so that the client connection can be

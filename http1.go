@@ -37,8 +37,8 @@ type tunnel struct {
 }
 
 // openTunnel dials r, so that the client is told what really happened. But where TLS is to be
-// opened, it can be told in there, and hooks may answer in the origin's place: then there is
-// no connection yet.
+// opened, it can be told in there, and hooks may answer in the origin's place, as a Handler does:
+// then there is no connection yet.
 func (c *client) openTunnel(r *route) (*origin, error) {
 	if c.p.opens(r) {
 		return nil, nil
@@ -166,7 +166,7 @@ func (x *exchange) serve() {
 		x.connect()
 	case x.route == nil, x.control.maxForwards == 0 && countsForwards(x.method):
 		x.answerHere()
-	case c.p.sorted.http != nil && x.route.action != Tunnel, x.route.pages != nil, x.route.key.mayHTTP2():
+	case c.p.sorted.http != nil && x.route.action != Tunnel, x.route.handler != nil, x.route.key.mayHTTP2():
 		x.hooked()
 	default:
 		x.forward()

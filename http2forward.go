@@ -18,6 +18,11 @@ func (x *http2Exchange) forward() {
 	}
 	h.endTrips()
 	h.closeTrips()
+	h.stopHandlers()
+	if h.handlers != nil && x.body != nil {
+		x.body.Close()
+	}
+	h.awaitHandlers()
 	if err != nil {
 		x.fail(asOpError(err))
 	}

@@ -146,8 +146,16 @@ func (c *client) ownCertificate(hello *tls.ClientHelloInfo) (cert *tls.Certifica
 // answers in time, and begins the origin's handshake.
 func (op *opening) negotiate(offered []string) string {
 	c, r := op.c, op.route
-	if r.action == Reject || r.pages != nil || !r.key.tls {
+	if allowed := r.conn.Destination.Protocols; allowed != nil {
+		offered = slices.DeleteFunc(slices.Clone(offered), func(p string) bool { return !slices.Contains(allowed, p) })
+	}
+	if r.action == Reject || !r.key.tls {
 		return choice{}.answer(offered, false)
+	}
+	if c.p.dialsLate(r) {
+		r.key.alpn = choice{}.answer(offered, false)
+		op.early = c.lead(op.early, r)
+		return r.key.alpn
 	}
 	r.key.alpn = strings.Join(offered, ",")
 	op.early = c.lead(op.early, r)

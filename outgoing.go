@@ -214,9 +214,18 @@ func (h *hookedExchange) outgoing(x *exchange, res *http.Response) (src *readerS
 		h.unread() || x.client.p.closing.Load()
 	src.closing = w.close
 	x.reply.start(x.client.s, w.framing, x.client.p.limits.contentTime)
+	w.describe(res.Header)
 	x.reply.out = appendStatusLine(x.reply.out, res.StatusCode, reason)
 	x.reply.out = w.appendTo(x.reply.out)
 	return src, nil
+}
+
+// describe adds the length that a hook gave for content that is not sent, as in an answer to HEAD.
+func (w *rewrite) describe(header http.Header) {
+	c := w.control
+	if w.framing.kind == noContent && w.describes() && !c.hasLength && c.readLength([]byte(header.Get("Content-Length"))) == nil {
+		w.framing = framing{kind: knownLength, length: c.length}
+	}
 }
 
 // reasonOf returns the reason phrase of Status if that belongs to StatusCode.

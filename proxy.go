@@ -25,7 +25,8 @@ type Proxy struct {
 	// Hooks see and change what passes, see [Hook]. The first is the outermost.
 	Hooks []Hook
 	// Transport, if not nil, gets responses in place of the built-in engine: it is
-	// what HTTPHooks find at the end of the chain, and routes by req.URL. Dial, OriginTLS,
+	// what HTTPHooks find at the end of the chain, and routes by req.URL. Nothing is dialled before a
+	// tunnel needs it, see Destination.DialLate, and where a Destination.Handler answers it is not used. Dial, OriginTLS,
 	// the timeouts for origins, field order and the guard against loops do not apply to
 	// it, and tunnels do not use it. An http.Transport needs DisableCompression, or it asks
 	// for gzip by itself.

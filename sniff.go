@@ -5,6 +5,7 @@ import (
 	"cmp"
 	"errors"
 	"io"
+	"net/http"
 	"net/netip"
 	"time"
 )
@@ -149,7 +150,7 @@ func (c *client) sniff(r *route, flow *Flow, o *origin) error {
 // needsNoOrigin says whether it can be put off to connect to where r leads: the client will
 // be the first to speak, and there may be an idle connection, or no need for one.
 func (c *client) needsNoOrigin(r *route) bool {
-	return r.pages != nil || r.conn.Destination.Protocol == HTTP1 || c.p.opensTLS() && c.p.choices.speaksHTTP(r.key)
+	return c.p.dialsLate(r) || r.conn.Destination.Protocol == HTTP1 || c.p.opensTLS() && c.p.choices.speaksHTTP(r.key)
 }
 
 // serveTLS serves a client that begins with a ClientHello: what is inside, if it is opened.
@@ -184,7 +185,7 @@ func (c *client) serveInside(op *opening) error {
 			op.early.close()
 			return nil
 		}
-	} else if op.early.begun() && r.action != Reject && r.pages == nil {
+	} else if op.early.begun() && r.action != Reject && r.handler == nil {
 		op.early.listenAgain(c.s)
 	}
 	var err error
@@ -213,6 +214,10 @@ func (c *client) serveInside(op *opening) error {
 // serveProtocol serves what r.conn says is spoken.
 func (c *client) serveProtocol(r *route, flow *Flow, early *earlyDial) error {
 	if r.action != Tunnel && (r.conn.Protocol == HTTP1 || r.conn.Protocol == HTTP2) { // a Reject is told in HTTP
+		if !r.conn.Destination.allows(r.conn.Protocol) {
+			early.close()
+			return c.refuseVersion(r)
+		}
 		if early.begun() {
 			r.early = early
 		}
@@ -226,10 +231,14 @@ func (c *client) serveProtocol(r *route, flow *Flow, early *earlyDial) error {
 		early.close()
 		return errIsHTTP
 	}
-	if r.action == Reject || r.pages != nil {
+	if r.action == Reject || r.handler != nil {
 		early.close()
 		c.s.reset()
-		return cmp.Or[error](r.err, &OpError{Op: "relay", Addr: r.key.addr, Err: errPagesOnly})
+		return cmp.Or[error](r.err, &OpError{Op: "relay", Addr: r.key.addr, Err: errHandlerOnly})
+	}
+	if r.action != Tunnel && c.p.dialsLate(r) && !early.begun() && len(c.s.buffered()) == 0 { // there was nothing to dial for
+		c.s.close()
+		return nil
 	}
 	if flow != nil {
 		flow.Conn = r.conn
@@ -267,7 +276,7 @@ func (c *client) decideAgain(r *route, flow *Flow, conn *Conn) *route {
 	if flow != nil {
 		flow.Conn = conn
 	}
-	return &route{conn: conn, action: r.action, err: r.err, key: conn.key(), host: r.host, pages: r.pages}
+	return &route{conn: conn, action: r.action, err: r.err, key: conn.key(), host: r.host, handler: r.handler, pages: r.pages}
 }
 
 // firstBytes reads until it is clear what the client speaks, or the origin speaks. It
@@ -366,5 +375,27 @@ func (c *client) lead(e *earlyDial, r *route) *earlyDial {
 
 // opens says whether what is spoken to r is looked at before there is an origin.
 func (p *Proxy) opens(r *route) bool {
-	return r.pages != nil || p.opensTLS() && r.action != Tunnel
+	return r.action != Tunnel && (p.opensTLS() || p.dialsLate(r))
+}
+
+// dialsLate reports whether nothing is dialled for r before it is needed, if it ever is.
+func (p *Proxy) dialsLate(r *route) bool {
+	return r.handler != nil || r.conn.Destination.DialLate || p.Transport != nil
+}
+
+// errVersionHere is HTTP of a version that is not in Destination.Protocols.
+var errVersionHere = errors.New("version of HTTP that is not for this destination")
+
+// refuseVersion answers a client whose HTTP is not in Destination.Protocols. In HTTP/2 there is no
+// answer that every client understands; this is what a server of HTTP/1 says.
+func (c *client) refuseVersion(r *route) error {
+	var reply sender
+	reply.start(c.s, framing{}, c.p.limits.contentTime)
+	reply.out = appendStatusLine(reply.out, http.StatusHTTPVersionNotSupported, http.StatusText(http.StatusHTTPVersionNotSupported))
+	reply.out = append(appendDate(reply.out), "Content-Length: 0\r\nConnection: close\r\n\r\n"...)
+	if reply.flush() == nil {
+		c.s.linger()
+	}
+	reply.done()
+	return &OpError{Op: "read request", Addr: r.key.addr, Err: errVersionHere}
 }
