@@ -209,9 +209,7 @@ func (c *client) closeIfIdle() {
 // decide asks the ConnHooks about the destination of conn, which they may change.
 func (c *client) decide(flow *Flow, conn *Conn) *route {
 	r := &route{conn: conn}
-	if flow != nil {
-		flow.Conn = conn
-	}
+	flow.goes(r)
 	if own := c.ownRoute(conn); own != nil {
 		return own
 	}
@@ -231,6 +229,7 @@ func (c *client) decide(flow *Flow, conn *Conn) *route {
 	}
 	r.host = conn.Destination.Host
 	r.key = conn.key()
+	flow.goes(c.p.identify(r))
 	return r
 }
 
@@ -271,6 +270,7 @@ func (c *client) askHooks(flow *Flow, conn *Conn) (action Action, err error) {
 	}
 	ctx := withFlow(c.ctx, flow)
 	for _, hook := range hooks {
+		flow.goes(c.p.identify(&route{conn: conn, key: conn.key(), handler: conn.Destination.Handler}))
 		if action, err = hook.HookConn(ctx, conn); err != nil || action != Default {
 			break
 		}

@@ -33,7 +33,8 @@ Data flows down this list. Each step is a file, or a few.
 	trip      trip.go       a request on its way to an origin and the response back, over one of
 	                        the origins.go of a client (watch.go: is the client still there?)
 	origin    dial.go       connecting; pool.go: idle connections; guard.go: connections to oneself;
-	                        tls.go: TLS to an origin (keylength.go: its certificate's keys);
+	                        tls.go: TLS to an origin (keylength.go: its certificate's keys,
+	                        verified.go: the name that it is verified for);
 	                        http2origin.go: HTTP/2 connections (http2silence.go: are they still
 	                        there?), http2trip.go: requests on them, http2still.go: content
 	                        that stands still;

@@ -187,7 +187,7 @@ func sortHooks(list []Hook, transport http.RoundTripper) (*hooks, error) {
 			if h.http == nil {
 				h.http = engine{nil}
 			}
-			h.http = hook.HookHTTP(h.http)
+			h.http = hook.HookHTTP(follower{h.http})
 		}
 		if _, ok := list[i].(MessageHook); ok {
 			return nil, fmt.Errorf("mitm: message hooks: %w", errors.ErrUnsupported)

@@ -254,20 +254,22 @@ func (x *exchange) describe() {
 		return
 	}
 	x.flow.Method = x.method
-	switch {
-	case x.line.form == originForm || x.line.form == asteriskForm:
-		scheme := "http://"
-		if x.client.tls != nil || x.client.fixed != nil && x.client.fixed.key.tls {
-			scheme = "https://"
-		}
-		path := x.line.path
-		if x.line.form == asteriskForm { // which has none (RFC 9112, section 3.3)
-			path = nil
-		}
-		x.flow.URL = scheme + string(x.control.host) + string(path)
-	default:
+	switch fixed := x.client.fixed; {
+	case x.line.form == authorityForm, fixed == nil && x.line.form == absoluteForm:
 		x.flow.URL = string(x.line.target)
+	case fixed != nil:
+		x.flow.URL = fixed.site + string(pathOf(x.target()))
+	default: // for the proxy itself, or refused
+		x.flow.URL = "http://" + string(x.control.host) + string(pathOf(x.line.path))
 	}
+}
+
+// pathOf is what an URL has of a target (RFC 9112, section 3.3).
+func pathOf(target []byte) []byte {
+	if string(target) == "*" {
+		return nil
+	}
+	return target
 }
 
 // methodString avoids memory for the usual methods.

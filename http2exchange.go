@@ -192,7 +192,11 @@ func (x *http2Exchange) describe() {
 		return
 	}
 	x.flow.Method, x.flow.URL = x.req.Method, x.req.Host
-	if x.req.Method != http.MethodConnect {
+	switch fixed := x.client.fixed; {
+	case x.req.Method == http.MethodConnect:
+	case fixed != nil:
+		x.flow.URL = fixed.site + string(pathOf([]byte(x.req.RequestURI)))
+	default:
 		x.flow.URL = x.scheme() + "://" + x.req.Host + x.req.RequestURI
 	}
 }

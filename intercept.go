@@ -133,6 +133,7 @@ func (op *opening) decide(hello *tls.ClientHelloInfo) error {
 	}
 	d.TLS = plain
 	op.route.key = op.conn.key()
+	op.flow.goes(c.p.identify(op.route))
 	return errNotOpened
 }
 

@@ -131,7 +131,7 @@ func (h *hookedExchange) routeTo(u *url.URL) *route {
 	if d.TLS {
 		key = key.forHTTP(h.protocol)
 	}
-	return &route{conn: conn, key: key, once: true}
+	return h.client.p.identify(&route{conn: conn, key: key, once: true})
 }
 
 // requestRewrite merges the fields that hooks left with those that came.

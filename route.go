@@ -18,6 +18,9 @@ type route struct {
 	handler http.Handler // answers in place of an origin
 	pages   bool         // handler is the proxy's own: no hooks are called around it
 
+	site     string // scheme and authority, which an URL there begins with
+	verified string // the name that the origin's certificate is verified for, "" if none
+
 	mu    sync.Mutex
 	bound *origin    // idle and bound to this client, see origin.bound
 	over  bool       // nothing is kept any more

@@ -240,9 +240,7 @@ func (c *client) serveProtocol(r *route, flow *Flow, early *earlyDial) error {
 		c.s.close()
 		return nil
 	}
-	if flow != nil {
-		flow.Conn = r.conn
-	}
+	flow.goes(r)
 	o, err := early.take()
 	if err == nil && early.cut != nil {
 		c.origins.close(o)
@@ -273,10 +271,9 @@ func (c *client) decideAgain(r *route, flow *Flow, conn *Conn) *route {
 	if r.action == Default {
 		return c.decide(flow, conn)
 	}
-	if flow != nil {
-		flow.Conn = conn
-	}
-	return &route{conn: conn, action: r.action, err: r.err, key: conn.key(), host: r.host, handler: r.handler, pages: r.pages}
+	again := &route{conn: conn, action: r.action, err: r.err, key: conn.key(), host: r.host, handler: r.handler, pages: r.pages}
+	flow.goes(c.p.identify(again))
+	return again
 }
 
 // firstBytes reads until it is clear what the client speaks, or the origin speaks. It

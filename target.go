@@ -92,9 +92,7 @@ func (c *client) decideRoute(flow *Flow, line *requestLine, name string) *route 
 // follow makes r the route of the request, unless it is rejected.
 func (x *routed) follow(r *route) error {
 	x.route = r
-	if x.flow != nil {
-		x.flow.Conn = x.route.conn
-	}
+	x.flow.goes(r)
 	if x.route.action == Reject {
 		return x.route.err
 	}
