@@ -21,8 +21,8 @@ Data flows down this list. Each step is a file, or a few.
 	tls       intercept.go  the client's TLS is opened with the ClientHello in hand; then sniff
 	                        again. clienttls.go: what all of these share, ca.go and leaf.go: the
 	                        certificates (leafconstraints.go, leafcache.go, cadir.go), choice.go:
-	                        what origins negotiated before, distrust.go: clients that refuse our
-	                        certificate
+	                        what origins negotiated before (memory.go: for how long, and how much
+	                        of it), distrust.go: clients that refuse our certificate
 	exchange  target.go     what requests of both versions have in common: each has a route.go
 	          http1.go      one HTTP/1 request and its response: answer.go ends it, connect.go has
 	                        CONNECT, 101 and TRACE

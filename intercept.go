@@ -179,10 +179,10 @@ func (op *opening) negotiate(offered []string) string {
 		o = op.awaitOrigin()
 	}
 	if o == nil || o.state == nil {
-		c.p.choices.miss(asked)
+		c.p.choices.miss(asked, op.conn)
 		return choice{}.answer(offered, false)
 	}
-	op.mirror = c.p.choices.put(asked, o)
+	op.mirror = c.p.choices.put(asked, o, op.conn)
 	return op.mirror.answer(offered, true)
 }
 

@@ -128,7 +128,7 @@ var errIsHTTP = errors.New("the connection has exchanges of its own")
 // that is dialled meanwhile, is watched too: a server that speaks first is relayed.
 func (c *client) sniff(r *route, flow *Flow, o *origin) error {
 	early := newEarlyDial(c.ctx, &c.origins, r.key, r.conn)
-	if o != nil || !c.needsNoOrigin(r) {
+	if o != nil || !c.needsNoOrigin(r) && !(c.p.opensTLS() && c.p.choices.speaksHTTP(r.key) && c.speaksSoon()) {
 		early.begin(c.s, o)
 	}
 	conn := c.newConn(r.conn.Destination)
@@ -148,9 +148,22 @@ func (c *client) sniff(r *route, flow *Flow, o *origin) error {
 }
 
 // needsNoOrigin says whether it can be put off to connect to where r leads: the client will
-// be the first to speak, and there may be an idle connection, or no need for one.
+// be the first to speak, or there is no need for a connection at all.
 func (c *client) needsNoOrigin(r *route) bool {
-	return c.p.dialsLate(r) || r.conn.Destination.Protocol == HTTP1 || c.p.opensTLS() && c.p.choices.speaksHTTP(r.key)
+	return c.p.dialsLate(r) || r.conn.Destination.Protocol == HTTP1
+}
+
+// soon is how long a client of a server that is known for HTTPS has to be the first to speak, as
+// most are. Then there may be an idle connection that fits better than a new one.
+const soon = 100 * time.Millisecond
+
+// speaksSoon reports whether the client begins, or ends, within that time.
+func (c *client) speaksSoon() bool {
+	if len(c.s.buffered()) > 0 {
+		return true
+	}
+	c.s.readWithin(soon)
+	return !isTimeout(c.s.fill(bufferSize))
 }
 
 // serveTLS serves a client that begins with a ClientHello: what is inside, if it is opened.
