@@ -35,6 +35,7 @@ type client struct {
 	drain  atomic.Pointer[http.Server] // of a client that speaks HTTP/2
 
 	fixed  *route // the connection's own destination; nil: each request names one
+	nest   *nest  // what is served is inside of that; nil: it is inside of none
 	routes routes
 	watch  watch
 	remote string // see remoteAddr
@@ -234,12 +235,12 @@ func (c *client) decide(flow *Flow, conn *Conn) *route {
 }
 
 // newConn returns what hooks get to see of the connection and d.
-func (c *client) newConn(d Destination) *Conn { return &Conn{Destination: d, s: c.raw} }
+func (c *client) newConn(d Destination) *Conn { return &Conn{Destination: d, s: c.raw, nest: c.nest} }
 
 // key is what makes connections to the destination of c interchangeable.
 func (c *Conn) key() originKey {
 	d := c.Destination
-	key := originKey{addr: d.Addr, tls: d.TLS, options: socketOptions{d.Source, d.Mark}}
+	key := originKey{addr: d.Addr, tls: d.TLS, options: socketOptions{d.Source, d.Mark}, nest: c.nest}
 	if d.TLS {
 		key.serverName, key.alpn, key.config = c.originName(), protoHTTP1, d.OriginTLS
 	}
@@ -338,7 +339,7 @@ func (c *client) relay(o *origin, flow *Flow) error {
 func (c *client) ownRoute(conn *Conn) *route {
 	own := c.pages
 	host, _, err := net.SplitHostPort(conn.Destination.Addr)
-	if err != nil || own.host == "" || !equalFold([]byte(host), own.host) {
+	if err != nil || own.host == "" || conn.nest != nil || !equalFold([]byte(host), own.host) {
 		return nil
 	}
 	handler := own.handler

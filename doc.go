@@ -25,7 +25,7 @@ Data flows down this list. Each step is a file, or a few.
 	                        of it), distrust.go: clients that refuse our certificate
 	exchange  target.go     what requests of both versions have in common: each has a route.go
 	          http1.go      one HTTP/1 request and its response: answer.go ends it, connect.go has
-	                        CONNECT, 101 and TRACE
+	                        CONNECT, 101 and TRACE; nested.go: requests to another proxy
 	          http2.go      an HTTP/2 connection, by net/http; http2exchange.go: one stream of it,
 	                        with http2forward.go and http2tunnel.go (CONNECT); http2fields.go:
 	                        which fields HTTP/2 can carry, http2scheme.go: what :scheme says,

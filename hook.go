@@ -15,8 +15,8 @@ type Hook any
 // ConnHook decides about destinations.
 type ConnHook interface {
 	// HookConn is asked once for every destination that a client connection names,
-	// by its [Mode], by CONNECT or by the authority of a request target, before
-	// anything is dialled. If all answer Default and the protocol is not known yet, it is
+	// by its [Mode], by CONNECT, to another proxy too, or by the authority of a request target,
+	// before anything is dialled there. If all answer Default and the protocol is not known yet, it is
 	// asked again when it is, see [Conn.Protocol], of TLS with the ClientHello in hand; not for
 	// a CONNECT if there is no certificate to open TLS with: it is tunnelled then. What is
 	// inside TLS is no new destination, whatever it names. It is not asked about destinations that an HTTPHook names; [CheckedDial]

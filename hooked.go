@@ -21,9 +21,10 @@ type hookedExchange struct {
 	control  control  // of the request as it came
 	reply    readerSource
 	minor    int
-	target   string  // origin-form, byte for byte as it came
-	url      url.URL // what hooks may change
-	sent     url.URL // as the hooks got it
+	target   string    // origin-form, byte for byte as it came
+	absolute *absolute // what is sent in its place; nil: nothing
+	url      url.URL   // what hooks may change
+	sent     url.URL   // as the hooks got it
 	req      *http.Request
 	request  http.Request // what req is in HTTP/1
 	context  flowContext  // of request

@@ -21,6 +21,8 @@ type exchange struct {
 	reply  sender
 	sides  *sides // nil: it had no hooks yet
 
+	consumed int // bytes of the head
+
 	keep   bool    // the client connection serves another request
 	tunnel *tunnel // what the connection becomes instead
 }
@@ -40,7 +42,7 @@ type tunnel struct {
 // opened, it can be told in there, and hooks may answer in the origin's place, as a Handler does:
 // then there is no connection yet.
 func (c *client) openTunnel(r *route) (*origin, error) {
-	if c.p.opens(r) {
+	if c.p.opens(r) && (r.conn.nest == nil || c.p.dialsLate(r)) { // what another proxy says is for the client
 		return nil, nil
 	}
 	return c.dialTunnel(r)
@@ -48,7 +50,11 @@ func (c *client) openTunnel(r *route) (*origin, error) {
 
 // connected returns the tunnel that a request has asked for, to o if there is a connection.
 func (x *routed) connected(o *origin) *tunnel {
-	return &tunnel{route: x.route, flow: x.flow, o: o, sniff: o == nil || x.route.action == Intercept}
+	sniff := o == nil || x.route.action == Intercept
+	if x.route.conn.nest != nil && x.route.action != Tunnel { // a server that is no proxy could take it for requests
+		sniff = sniff || x.client.p.opensTLS() || x.client.p.sorted.http != nil
+	}
+	return &tunnel{route: x.route, flow: x.flow, o: o, sniff: sniff}
 }
 
 // serveHTTP1 serves requests until the connection ends or becomes a tunnel.
@@ -78,6 +84,7 @@ func (c *client) serveTunnel(t *tunnel) error {
 	if !t.sniff {
 		return c.relay(t.o, t.flow)
 	}
+	defer c.enter(t.route.conn.nest)()
 	err := c.sniff(t.route, t.flow, t.o)
 	if err == errIsHTTP {
 		err = nil
@@ -148,6 +155,9 @@ func (x *exchange) serve() {
 	c := x.client
 	x.flow = c.newFlow()
 	if err := x.read(); err != nil {
+		if x.serveOdd(err) {
+			return
+		}
 		x.err = &OpError{Op: "read request", Err: err}
 		if err != io.EOF {
 			x.refuse(requestStatus(err), x.err)
@@ -176,6 +186,7 @@ func (x *exchange) serve() {
 // read reads and understands the head of the request.
 func (x *exchange) read() error {
 	b, err := x.readHead()
+	x.consumed = len(b)
 	if err != nil {
 		return err
 	}
@@ -287,7 +298,11 @@ func (x *exchange) forward() {
 	t := &x.trip
 	x.client.startTrip(t, x.route, x.method)
 	t.request.start(nil, x.control.framing, x.client.p.limits.contentTime)
-	t.request.out = appendRequestLine(t.request.out, x.line.method, x.target())
+	target := x.line.target
+	if !x.isNested() {
+		target = x.target()
+	}
+	t.request.out = appendRequestLine(t.request.out, x.line.method, target)
 	w := x.requestRewrite()
 	t.request.out = w.appendTo(t.request.out)
 	t.upgrade, t.bound = w.upgrades(), x.control.connectionBound
@@ -334,11 +349,13 @@ func (x *exchange) requestRewrite() rewrite {
 	switch {
 	case x.route.host != "":
 		host = append(host, x.route.host...)
-	case x.line.form == absoluteForm:
+	case x.line.form == absoluteForm && !x.isNested():
 		host = x.line.appendAuthority(host)
 	default:
 		w.keepHost = true
-		if x.control.hosts == 0 { // HTTP/1.0
+		if x.control.hosts == 0 && x.line.host != nil {
+			host = x.line.appendAuthority(host)
+		} else if x.control.hosts == 0 { // HTTP/1.0
 			host = append(host, x.route.authority()...)
 		}
 	}

@@ -64,6 +64,14 @@ func (x *http2Exchange) serve() {
 		return
 	}
 	switch {
+	case x.line.form == authorityForm && x.client.fixed != nil:
+		if err := x.connectThrough(); err != nil {
+			status, err := denial(err)
+			x.err = err
+			x.answer(status, err.Error())
+			return
+		}
+		x.connect()
 	case x.line.form == authorityForm:
 		x.connect()
 	case x.route == nil, x.control.maxForwards == 0 && countsForwards(x.req.Method):

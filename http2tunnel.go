@@ -25,7 +25,9 @@ func (x *http2Exchange) connect() {
 func (x *http2Exchange) serveTunnel(c *client) error {
 	o, err := c.openTunnel(x.route)
 	if err != nil {
-		x.fail(err)
+		if !x.passRefusal(err) {
+			x.fail(err)
+		}
 		return x.err
 	}
 	x.answered(http.StatusOK)

@@ -27,6 +27,7 @@ func (h *hookedExchange) newRequest(x *exchange) {
 	r := &h.request
 	h.req, h.flow.Request, h.flow.RequestFields = r, r, names
 	h.setURL(h.path(x), x.route)
+	h.absolute = newAbsolute(x, r.Host)
 	switch h.control.kind {
 	case knownLength:
 		r.ContentLength = h.control.length

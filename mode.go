@@ -100,6 +100,7 @@ type Conn struct {
 	RawClientHello []byte
 
 	s        *stream
+	nest     *nest    // how the destination is reached
 	listener net.Addr // where the connection was accepted; nil: not by Serve
 }
 

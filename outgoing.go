@@ -28,6 +28,10 @@ func (t *hookedTrip) prepare(req *http.Request) error {
 	if err != nil {
 		return err
 	}
+	if a := h.absolute; a != nil && t.route == h.route {
+		w.keepHost = req.Host == a.host
+		target = a.of(target, req, target != h.target)
+	}
 	f, src, err := h.requestContent(req)
 	if err != nil {
 		return err
@@ -126,7 +130,7 @@ func (h *hookedExchange) routeTo(u *url.URL) *route {
 	d := Destination{Addr: net.JoinHostPort(u.Hostname(), port), TLS: u.Scheme == "https", Protocol: HTTP1}
 	d.Source, d.Mark = h.route.key.options.source, h.route.key.options.mark // firewall rules may need them
 	conn := h.client.newConn(d)
-	conn.Protocol = HTTP1
+	conn.Protocol, conn.nest = HTTP1, nil
 	key := conn.key()
 	if d.TLS {
 		key = key.forHTTP(h.protocol)

@@ -139,7 +139,7 @@ func (p *Proxy) init() error {
 		p.http2.start(&p.limits, &p.choices)
 		p.certificates = certificatePages(p.CA)
 		p.dialer = dialer{
-			dial: p.Dial, timeout: p.limits.dialTime, handshake: p.limits.tlsTime,
+			dial: p.Dial, timeout: p.limits.dialTime, handshake: p.limits.tlsTime, head: p.limits.head,
 			config: p.defaultOriginTLS(), isLoop: p.isLoop, guard: &p.guard,
 			startTLS: p.StartTLS, panicked: p.panicked,
 		}

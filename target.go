@@ -102,7 +102,7 @@ func (x *routed) follow(r *route) error {
 // fits says whether a request makes sense to the server that r leads to.
 func (x *routed) fits(r *route) error {
 	switch {
-	case x.line.form == authorityForm:
+	case x.line.form == authorityForm && !r.mayBeProxy():
 		return errNoConnect
 	case x.line.https && !r.key.tls && x.client.tls == nil:
 		return errInTheClear
