@@ -15,11 +15,12 @@ Data flows down this list. Each step is a file, or a few.
 	                        socks5.go; Transparent: transparent.go, on top of origdst_linux.go;
 	                        Reverse: reverse.go
 	serve     conn.go       one client connection, from its mode to its end
-	sniff     sniff.go      the first bytes of either side, where the protocol is not known
-	                        (early.go: an origin that is dialled meanwhile)
-	decide    hook.go       what embedders plug in; flow.go: what they are told
+	sniff     sniff.go      the first bytes of either side, where the protocol is not known: classify.go
+	                        says what they are, early.go has an origin that is dialled meanwhile
+	decide    hook.go       what embedders plug in; flow.go: what they are told; refuse.go: a hook
+	                        that refuses what others could not read
 	tls       intercept.go  the client's TLS is opened with the ClientHello in hand; then sniff
-	                        again. clienttls.go: what all of these share, ca.go and leaf.go: the
+	                        again. clienthello.go: one that crypto/tls refuses; clienttls.go: what all of these share, ca.go and leaf.go: the
 	                        certificates (leafconstraints.go, leafcache.go, cadir.go), choice.go:
 	                        what origins negotiated before (memory.go: for how long, and how much
 	                        of it), distrust.go: clients that refuse our certificate

@@ -22,6 +22,7 @@ type earlyDial struct {
 	conn    *Conn         // on whose behalf
 	done    chan struct{} // closed when the latest goroutine has ended; nil: there was none
 	taken   bool
+	strict  bool // a server of HTTP does not speak first, however long its client is silent
 
 	mu        sync.Mutex
 	o         *origin
@@ -113,7 +114,8 @@ func (e *earlyDial) listen(client *stream, turn int) {
 	if o != nil && len(o.s.buffered()) == 0 { // of what another proxy has connected something may be there
 		cut = o.s.fill(bufferSize)
 	}
-	if o != nil && cut == nil && isSettings(o.s.buffered()) {
+	isHTTP := o != nil && cut == nil && speaksHTTP(o.s.buffered())
+	if isHTTP && !e.strict {
 		o.s.readWithin(prefixWait) // it does not wait for the client, who is to speak all the same
 		cut = o.s.fill(bufferSize)
 	}
@@ -121,7 +123,7 @@ func (e *earlyDial) listen(client *stream, turn int) {
 	defer e.mu.Unlock()
 	e.listening = false
 	stopped := e.quiet || e.turn != turn
-	if isTimeout(cut) && stopped {
+	if isTimeout(cut) && stopped || isHTTP && e.strict {
 		return
 	}
 	if isTimeout(cut) {
@@ -137,6 +139,10 @@ func (e *earlyDial) listen(client *stream, turn int) {
 		client.interrupt()
 	}
 }
+
+// speaksHTTP reports whether b is what a server of HTTP says without having been asked: its SETTINGS,
+// or that it is tired of waiting.
+func speaksHTTP(b []byte) bool { return isSettings(b) || hasFoldPrefix(b, "http/1.") }
 
 // isSettings says whether b begins with a SETTINGS frame, as what a server says in HTTP/2 does
 // (RFC 9113, sections 3.4 and 4.1).
@@ -157,6 +163,20 @@ func (e *earlyDial) clientSpeaks(useful bool) bool {
 	defer e.mu.Unlock()
 	e.spoken = useful
 	return !e.answered && (useful || e.err == nil)
+}
+
+// hasSpoken reports whether the origin has sent something that it was not asked for.
+func (e *earlyDial) hasSpoken() bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.answered && len(e.o.s.buffered()) > 0
+}
+
+// hasEnded reports whether the origin has ended the connection without a word.
+func (e *earlyDial) hasEnded() bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.answered && len(e.o.s.buffered()) == 0
 }
 
 // startListening returns the connection to listen to, nil if there is nothing to hear.

@@ -38,6 +38,12 @@ var ErrClientGone = errors.New("client closed the connection")
 // and says so by a TLS alert: it does not trust the [CA], or insists on another certificate.
 var ErrCertificateRefused = errors.New("client refused the certificate")
 
+// ErrUnread is what a [Flow] ends with that was refused because hooks could not have read it: neither
+// HTTP nor TLS came of what the client began with, or its ClientHello is one that the proxy can't
+// continue. It is refused where TLS is terminated, and where an [HTTPHook] or a Transport is to see all
+// HTTP. A [ConnHook] that answers [Tunnel] lets it pass. See [RefuseUnread].
+var ErrUnread = errors.New("not in a form that hooks could read")
+
 // OpError says at which step of a connection's way an error came up, and where.
 type OpError struct {
 	// Op is the step: "accept", "mode", "client tls", "read request", "dial", "tls" (with the

@@ -139,7 +139,7 @@ func (e Explicit) socks5(ctx context.Context, c *Conn) (d Destination, err error
 		c.Write(appendSOCKSReply(nil, socksReplyTo(err)))
 		return Destination{}, err
 	}
-	d.pages = ownPages{e.Host, e.Handler}
+	d.named, d.pages = nameOf(d.Addr), ownPages{e.Host, e.Handler}
 	d.Reply = func(dialErr error) error {
 		_, err := c.Write(appendSOCKSReply(nil, socksReplyTo(dialErr)))
 		return err

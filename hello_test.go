@@ -113,27 +113,32 @@ func handshakeOf(kind byte, size int) string {
 	return inRecords("\x16\x03\x01"+string([]byte{byte(len(message) >> 8), byte(len(message))})+message, 1<<14)
 }
 
-// What begins like TLS and is none, or none that is read, goes to the origin as it came.
+// What begins like TLS and is none goes to the origin as it came. So does a ClientHello that can't be read,
+// unless TLS is to be terminated: then it is answered by an alert.
 func TestR48_Garbage(t *testing.T) {
 	big := strings.Repeat("\x16\x03\x01\x40\x00\x01\x01\x00\x00"+strings.Repeat("x", 1<<14-4), 10)
-	for name, sent := range map[string]string{
-		"two bytes":          "\x16\x03",
-		"a record's header":  "\x16\x03\x01\x00\x05",
-		"ServerHello":        handshakeOf(2, 50),
-		"another version":    "\x16\x02\x01\x00\x05\x01\x00\x00\x01\x00",
-		"an empty hello":     handshakeOf(1, 0),
-		"a short hello":      handshakeOf(1, 1),
-		"a wrong hello":      handshakeOf(1, 300),
-		"an empty record":    "\x16\x03\x01\x00\x00" + handshakeOf(1, 300),
-		"an empty one later": "\x16\x03\x01\x00\x01\x01" + "\x16\x03\x01\x00\x00" + handshakeOf(1, 300),
-		"a record too large": "\x16\x03\x01\xff\xff\x01" + strings.Repeat("x", 1<<16),
-		"another type later": "\x16\x03\x01\x00\x01\x01" + "\x17\x03\x01\x00\x01x",
-		"no records":         "\x16\x03\x01\x01" + strings.Repeat("GET / HTTP/1.1\r\n", 100),
-		"64 KiB and more":    big,
-		"1 MiB":              "\x16\x03\x01\x40\x00\x01\x10\x00\x00" + strings.Repeat("x", 1<<20),
-		"many small records": inRecords("\x16\x03\x01\x40\x00\x01\x00\x3f\xfc"+strings.Repeat("x", 1<<14-4), 1),
+	for name, test := range map[string]struct {
+		sent  string
+		alert byte // 0: it is no ClientHello
+	}{
+		"two bytes":          {"\x16\x03", 0},
+		"a record's header":  {"\x16\x03\x01\x00\x05", 0},
+		"ServerHello":        {handshakeOf(2, 50), 0},
+		"no records":         {"\x16\x03\x01\x01\x00" + strings.Repeat("\x00 / HTTP/1.1\r\n", 100), 0},
+		"another version":    {"\x16\x02\x01\x00\x05\x01\x00\x00\x01\x00", 50},
+		"an empty hello":     {handshakeOf(1, 0), 50},
+		"a short hello":      {handshakeOf(1, 1), 50},
+		"a wrong hello":      {handshakeOf(1, 300), 50},
+		"an empty record":    {"\x16\x03\x01\x00\x00" + handshakeOf(1, 300), 10},
+		"an empty one later": {"\x16\x03\x01\x00\x01\x01" + "\x16\x03\x01\x00\x00" + handshakeOf(1, 300), 10},
+		"a record too large": {"\x16\x03\x01\xff\xff\x01" + strings.Repeat("x", 1<<16), 22},
+		"another type later": {"\x16\x03\x01\x00\x01\x01" + "\x17\x03\x01\x00\x01x", 50},
+		"64 KiB and more":    {big, 50},
+		"1 MiB":              {"\x16\x03\x01\x40\x00\x01\x10\x00\x00" + strings.Repeat("x", 1<<20), 80},
+		"many small records": {inRecords("\x16\x03\x01\x40\x00\x01\x00\x3f\xfc"+strings.Repeat("x", 1<<14-4), 1), 50},
 	} {
 		t.Run(name, func(t *testing.T) {
+			sent := test.sent
 			eachEntry(t, func(t *testing.T, e entry) {
 				for _, ca := range []*mitm.CA{newCA(t), nil} {
 					addr, ends := recorder(t)
@@ -144,11 +149,19 @@ func TestR48_Garbage(t *testing.T) {
 						c.send(sent)
 						c.closeWrite()
 					}()
-					if got, err := c.rest(); got != sent || err != nil {
-						t.Errorf("CA %v: %d bytes came back, %v", ca != nil, len(got), err)
+					refused, back, forth := ca != nil && test.alert > 0, sent, sent
+					if refused {
+						back, forth = "\x15\x03\x01\x00\x02\x02"+string([]byte{test.alert}), ""
 					}
-					if got := receive(t, ends); got != sent {
-						t.Errorf("CA %v: the origin got %d bytes, want %d", ca != nil, len(got), len(sent))
+					if got, err := c.rest(); got != back || err != nil {
+						t.Errorf("CA %v: %d bytes came back, %.20q, %v", ca != nil, len(got), got, err)
+					}
+					if refused {
+						s.p.Close()
+						ends <- "" // or the origin was not reached
+					}
+					if got := strings.TrimSuffix(receive(t, ends), " cut"); got != forth {
+						t.Errorf("CA %v: the origin got %d bytes, want %d", ca != nil, len(got), len(forth))
 					}
 				}
 			})
@@ -156,16 +169,21 @@ func TestR48_Garbage(t *testing.T) {
 	}
 }
 
-// Of garbage whose end does not come, the rest is waited for, but not for ever.
+// Of a ClientHello whose end does not come, the rest is waited for, but not for ever.
 func TestR48_Incomplete(t *testing.T) {
+	const garbage = "\x16\x03\x01\x40\x00\x01"
 	hello := smallHello("site.test")
-	for _, sent := range []string{"\x16\x03\x01", hello[:20], hello[:len(hello)-1], "\x16\x03\x01\x40\x00\x01" + strings.Repeat("x", 100)} {
+	for _, sent := range []string{"\x16\x03\x01", hello[:20], hello[:len(hello)-1], garbage + strings.Repeat("x", 100)} {
 		eachEntry(t, func(t *testing.T, e entry) {
 			t.Parallel()
 			s := newRawSite(t, e, echo(t))
 			s.p.TLSTimeout = 50 * time.Millisecond
 			c := e.open(t, start(t, s.p), sent)
-			want(t, c.read(len(sent)), sent)
+			back := sent
+			if len(sent) >= len(garbage) {
+				back = "\x15\x03\x01\x00\x02\x02\x32"
+			}
+			want(t, c.read(len(back)), back)
 		})
 	}
 }

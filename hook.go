@@ -18,8 +18,9 @@ type ConnHook interface {
 	// by its [Mode], by CONNECT, to another proxy too, or by the authority of a request target,
 	// before anything is dialled there. If all answer Default and the protocol is not known yet, it is
 	// asked again when it is, see [Conn.Protocol], of TLS with the ClientHello in hand; not for
-	// a CONNECT if there is no certificate to open TLS with: it is tunnelled then. What is
-	// inside TLS is no new destination, whatever it names. It is not asked about destinations that an HTTPHook names; [CheckedDial]
+	// a CONNECT if there is no certificate to open TLS with: it is tunnelled then, unless there is
+	// [RefuseUnread]. What is inside TLS is no new destination, whatever it names; but if it is [Other],
+	// hooks are asked once more, even if one has answered Intercept. It is not asked about destinations that an HTTPHook names; [CheckedDial]
 	// is. It may change c.Destination, but not its Protocol. Of several hooks the first that
 	// answers anything but Default decides. An error is Reject with a reason, which goes to
 	// [Flow.Err] and not to the client.
@@ -38,7 +39,8 @@ const (
 	// read, TLS is opened if there is a [Proxy.CA], and without one a CONNECT is tunnelled.
 	Default Action = iota
 	// Intercept reads what is inside a tunnel, if it is a protocol that the proxy
-	// speaks; anything else is relayed. TLS is opened if there is a certificate for it.
+	// speaks; anything else is relayed if hooks answer no different when they are asked about [Other]. TLS
+	// is opened if there is a certificate for it.
 	Intercept
 	// Tunnel relays without looking. A request that came in the clear is forwarded
 	// past all HTTPHooks.
@@ -57,7 +59,8 @@ type HTTPHook interface {
 	//
 	// req.URL is where the request goes, req.Host what the client called it: changing
 	// URL.Host sends the request to another destination, changing Host changes the
-	// Host field. Fields that concern one hop only were taken out of req.Header; what
+	// Host field. A CONNECT is seen where it goes to another proxy, which the connection leads to: it can
+	// be refused, but not sent elsewhere, and what is inside comes as requests of its own. Fields that concern one hop only were taken out of req.Header; what
 	// frames the content is computed anew from Body and ContentLength. A Body that was read
 	// from must be replaced. A replaced one whose ContentLength was not changed is measured if
 	// it has up to 72 KiB and sent in chunks if it has more; its Close must end a Read that
@@ -173,6 +176,8 @@ type hooks struct {
 	conn []ConnHook
 	done []DoneHook
 	http http.RoundTripper // the onion with the engine in the middle; nil: nothing hooks HTTP
+
+	unreadRefused bool // see RefuseUnread
 }
 
 func sortHooks(list []Hook, transport http.RoundTripper) (*hooks, error) {
@@ -199,6 +204,8 @@ func sortHooks(list []Hook, transport http.RoundTripper) (*hooks, error) {
 	for _, hook := range list {
 		if hook, ok := hook.(ConnHook); ok {
 			h.conn = append(h.conn, hook)
+			_, refuses := hook.(refuseUnread)
+			h.unreadRefused = h.unreadRefused || refuses
 		}
 		if hook, ok := hook.(DoneHook); ok {
 			h.done = append(h.done, hook)

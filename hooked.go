@@ -23,6 +23,7 @@ type hookedExchange struct {
 	minor    int
 	target   string    // origin-form, byte for byte as it came
 	absolute *absolute // what is sent in its place; nil: nothing
+	inner    *route    // of the tunnel that a CONNECT asks another proxy for; nil: it is no such request
 	url      url.URL   // what hooks may change
 	sent     url.URL   // as the hooks got it
 	req      *http.Request
@@ -64,9 +65,13 @@ func (x *exchange) hooked() {
 	defer x.client.watch.disarm()
 	res, err := h.call()
 	h.stopInterim()
+	if err == nil && h.inner != nil && !isTunnel(res.StatusCode, x.method) {
+		x.closeRefused(res.StatusCode)
+	}
 	if err == nil {
 		err = h.pass(x, res)
 	}
+	x.control.close = x.control.close || h.inner != nil && err != nil
 	switch {
 	case err == nil:
 	case errors.Is(err, http.ErrAbortHandler):
@@ -90,7 +95,7 @@ func newHooked(x *exchange) *hookedExchange {
 	}
 	h := &hookedExchange{
 		flow: x.flow, client: x.client, origins: &x.client.origins, route: x.route, asker: x, protocol: HTTP1,
-		control: x.control, minor: x.line.minor, near: &x.sides.near,
+		control: x.control, minor: x.line.minor, near: &x.sides.near, inner: x.inner,
 	}
 	h.returned.L = &h.mu
 	if h.flow == nil || x.client.p.sorted.http == nil { // nobody is to see what the hooks leave
@@ -107,7 +112,7 @@ func newHooked(x *exchange) *hookedExchange {
 func (h *hookedExchange) call() (res *http.Response, err error) {
 	defer h.recovered(&err)
 	hooks := h.client.p.sorted.http
-	if hooks == nil || h.route.action == Tunnel || h.route.pages {
+	if hooks == nil || h.route.action == Tunnel || h.route.pages || h.inner != nil && h.inner.action == Tunnel {
 		hooks = h
 	}
 	res, err = hooks.RoundTrip(h.req)
@@ -233,6 +238,9 @@ func (h *hookedExchange) pass(x *exchange, res *http.Response) error {
 	}
 	if res.StatusCode == http.StatusSwitchingProtocols {
 		return h.passUpgrade(x, res)
+	}
+	if h.inner != nil && isTunnel(res.StatusCode, x.method) {
+		return h.passTunnel(x, res)
 	}
 	out, err := h.outgoing(x, res)
 	if err != nil {

@@ -169,7 +169,7 @@ func (t *hookedTrip) close() {
 		return
 	}
 	t.closed = true
-	if t.parted() || t.status.code == http.StatusSwitchingProtocols {
+	if t.parted() || t.status.code == http.StatusSwitchingProtocols || isTunnel(t.status.code, t.method) {
 		t.abandon() // no HTTP connection any more
 	}
 	t.finish()
@@ -218,7 +218,7 @@ func (h *hookedExchange) RoundTrip(req *http.Request) (*http.Response, error) {
 	}
 	defer h.tripReturned(t)
 	t.route = h.routeOf(req.URL)
-	if t.route.key.mayHTTP2() {
+	if t.route.key.mayHTTP2() && h.inner == nil {
 		t.ctx, t.endStream = h.streamContext(req)
 		c, o, err := h.client.p.http2.get(t.ctx, t.route, h.origins)
 		if err != nil {

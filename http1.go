@@ -21,7 +21,8 @@ type exchange struct {
 	reply  sender
 	sides  *sides // nil: it had no hooks yet
 
-	consumed int // bytes of the head
+	consumed int    // bytes of the head
+	inner    *route // of the tunnel that is asked for, see connectThrough
 
 	keep   bool    // the client connection serves another request
 	tunnel *tunnel // what the connection becomes instead
@@ -50,9 +51,10 @@ func (c *client) openTunnel(r *route) (*origin, error) {
 
 // connected returns the tunnel that a request has asked for, to o if there is a connection.
 func (x *routed) connected(o *origin) *tunnel {
-	sniff := o == nil || x.route.action == Intercept
-	if x.route.conn.nest != nil && x.route.action != Tunnel { // a server that is no proxy could take it for requests
-		sniff = sniff || x.client.p.opensTLS() || x.client.p.sorted.http != nil
+	c, r := x.client, x.route
+	sniff := o == nil || r.action == Intercept || r.action == Default && c.p.sorted.unreadRefused
+	if r.conn.nest != nil && r.action != Tunnel { // a server that is no proxy could take it for requests
+		sniff = sniff || c.p.opensTLS() || c.p.readsAll()
 	}
 	return &tunnel{route: x.route, flow: x.flow, o: o, sniff: sniff}
 }

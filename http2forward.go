@@ -48,8 +48,11 @@ func newHTTP2Hooked(x *http2Exchange) *hookedExchange {
 	if req.Host == "" || x.route.host != "" {
 		req.Host = x.route.hostField()
 	}
-	if x.control.framing.empty() && req.ContentLength == 0 {
+	if isConnect := x.line.form == authorityForm; isConnect || x.control.framing.empty() && req.ContentLength == 0 {
 		req.Body = http.NoBody
+		if isConnect { // what follows is no content
+			req.ContentLength = 0
+		}
 	} else {
 		x.body = &http2Body{x: x, ReadCloser: x.req.Body}
 		h.own, req.Body = x.body, x.body

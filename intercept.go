@@ -32,6 +32,7 @@ type opening struct {
 	conn   *Conn
 	socket *tlsSocket
 	heard  bool // the ClientHello was understood
+	asked  bool // it was decided about
 	own    *tls.Certificate
 	err    error // why it comes to nothing
 	mirror choice
@@ -54,6 +55,10 @@ func (op *opening) openTLS() error {
 	switch {
 	case op.socket.gone != nil:
 		return c.refusedBy(op.conn, op.socket.gone)
+	case op.socket.held && !op.heard && (op.socket.ended || op.early.hasSpoken()):
+		return errNotOpened // no more comes of it, or it is not for the client to begin
+	case op.socket.held && !op.heard:
+		return op.unreadable(err)
 	case op.socket.held:
 		return cmp.Or(op.err, errNotOpened)
 	case err != nil:
@@ -102,9 +107,35 @@ func (op *opening) configFor(hello *tls.ClientHelloInfo) (*tls.Config, error) {
 	return c.p.tls.speaking(protocol), nil
 }
 
+// unreadable decides about a client whose ClientHello crypto/tls does not take, because of cause. Others
+// may take it, but with it nobody can stand in between: it is part of what a handshake proves. So
+// the client is refused if TLS would have been terminated.
+func (op *opening) unreadable(cause error) error {
+	c := op.c
+	message, _ := cutHello(c.s.buffered())
+	op.describe(readHello(message))
+	op.early.stopListening()
+	c.s.resume()
+	err := op.decide(nil)
+	if err == errNotOpened && op.route.action != Reject {
+		return err
+	}
+	alert := op.socket.unsent
+	if len(alert) == 0 {
+		alert = []byte{recordAlert, 3, 1, 0, alertSize, 2, 50} // fatal, decode_error (RFC 8446, section 6.2)
+	}
+	c.s.writeWithin(c.p.limits.tlsTime)
+	c.s.out.Write(alert)
+	c.s.linger()
+	if op.route.action == Reject {
+		return op.route.err
+	}
+	return &OpError{Op: "client tls", Addr: op.conn.Destination.Addr, Err: fmt.Errorf("%w: %w", ErrUnread, cause)}
+}
+
 // describe tells the hooks what the client said.
 func (op *opening) describe(hello *tls.ClientHelloInfo) {
-	op.conn.ServerName = hello.ServerName
+	op.conn.ServerName = canonicalName(hello.ServerName)
 	if op.flow == nil && op.c.p.StartTLS == nil { // nobody to tell
 		return
 	}
@@ -112,24 +143,33 @@ func (op *opening) describe(hello *tls.ClientHelloInfo) {
 	info.Conn = nil
 	op.conn.ClientHello = &info
 	sent := op.c.s.buffered()[:op.socket.at]
-	op.conn.RawClientHello = slices.Clone(sent[:helloSize(sent)])
+	_, size := cutHello(sent)
+	op.conn.RawClientHello = slices.Clone(sent[:size])
 }
 
 // decide asks the hooks what becomes of the connection; errNotOpened is one of the answers.
-// For the hooks the origin is one that speaks TLS, unless the mode knows it otherwise.
+// For the hooks the origin is one that speaks TLS, unless the mode knows it otherwise. hello is nil if
+// it could not be read.
 func (op *opening) decide(hello *tls.ClientHelloInfo) error {
 	c, d := op.c, &op.conn.Destination
+	var err error
+	if c.p.CA == nil && hello != nil {
+		op.own, err = c.ownCertificate(hello)
+	}
+	op.asked, op.conn.opaque = true, hello == nil || c.p.CA == nil && op.own == nil
 	plain := d.TLS
 	d.TLS = d.TLS || d.Protocol != HTTP1
 	op.route = c.decideAgain(op.route, op.flow, op.conn)
 	if op.route.action == Default && c.p.distrusts.has(c.distrust(op.conn)) {
 		op.route.action = Tunnel
 	}
-	if op.route.action != Tunnel {
-		var err error
-		if op.own, err = c.ownCertificate(hello); op.own != nil || err != nil || c.p.CA != nil {
-			return err
-		}
+	switch {
+	case op.route.action == Tunnel:
+	case hello != nil && c.p.CA != nil:
+		op.own, err = c.ownCertificate(hello)
+		return err
+	case err != nil, !op.conn.opaque, hello == nil && c.p.opensTLS():
+		return err
 	}
 	d.TLS = plain
 	op.route.key = op.conn.key()
@@ -205,7 +245,7 @@ func (op *opening) insist(protocol string) bool {
 		return false
 	}
 	op.early.close()
-	op.early = newEarlyDial(op.c.ctx, &op.c.origins, r.key, r.conn)
+	op.early = op.c.newEarlyDial(r)
 	return true
 }
 

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/netip"
 	"slices"
+	"strings"
 )
 
 // Mode finds out where the client of a connection wants to go. What the bytes on the
@@ -76,11 +77,35 @@ type Destination struct {
 	// answers of its own.
 	Reply func(dialErr error) error
 
-	redirected bool // the client's own system believes that it is connected to Addr
+	named      string // the host that a CONNECT or SOCKS request names, see hostName; "": an address, or none
+	redirected bool   // the client's own system believes that it is connected to Addr
 	pages      ownPages
 	// authenticate sees the Proxy-Authorization of every HTTP request where there is no
 	// Addr. It is here so that a mode that makes use of another one does not lose it.
 	authenticate func(ctx context.Context, credentials string) error
+}
+
+// Name returns the host of Addr in the form in which names are to be compared: in lower case, without the
+// dot that may end it. Of an address it is the text, without brackets.
+func (d Destination) Name() string { return hostName(d.Addr) }
+
+// hostName returns the host of an authority, whose port may be missing, in the form in which names are
+// compared.
+func hostName(authority string) string {
+	host, _, err := net.SplitHostPort(authority)
+	if err != nil {
+		host = strings.TrimSuffix(strings.TrimPrefix(authority, "["), "]")
+	}
+	return canonicalName(host)
+}
+
+// nameOf is hostName for what is no address, else "".
+func nameOf(authority string) string {
+	name := hostName(authority)
+	if _, err := netip.ParseAddr(name); err == nil {
+		return ""
+	}
+	return name
 }
 
 // Conn is a client connection together with one destination that it named. A hook gets
@@ -91,17 +116,20 @@ type Conn struct {
 	Destination Destination
 	// Protocol is what the client speaks there, [Unknown] as long as no byte was seen.
 	Protocol Protocol
-	// ServerName is the name that a TLS client asked for (RFC 6066, section 3), "" if
-	// none. It is a name, not a route.
+	// ServerName is the name that a TLS client asked for (RFC 6066, section 3), in the form of
+	// [Destination.Name], "" if none. It is a name, not a route.
 	ServerName string
 	// ClientHello is what a TLS client said first, without its Conn, and RawClientHello the
-	// records that it came in. Both are nil before that is known, and must not be changed.
+	// records that it came in. Both are nil before that is known, and must not be changed. Of a
+	// ClientHello that crypto/tls refuses it is what could be read; such a connection can be tunnelled,
+	// not intercepted.
 	ClientHello    *tls.ClientHelloInfo
 	RawClientHello []byte
 
 	s        *stream
 	nest     *nest    // how the destination is reached
 	listener net.Addr // where the connection was accepted; nil: not by Serve
+	opaque   bool     // TLS that can't be terminated
 }
 
 // RemoteAddr returns the client's address.
@@ -155,8 +183,9 @@ const (
 	HTTP2
 	// TLS is a ClientHello.
 	TLS
-	// Other is anything else, also a server that speaks first, and what is not quite one of
-	// the protocols above. It is relayed; a [ConnHook] that has to see all can reject it.
+	// Other is anything else, and a server that speaks first. It is relayed, unless a [ConnHook], which
+	// is asked about it even inside TLS, rejects it: see [RefuseUnread]. What a lenient server might take
+	// for a request is HTTP1, and refused by a 400 if it is none that can be read in one way.
 	Other
 )
 

@@ -74,7 +74,8 @@ func (x *exchange) newNest() *nest {
 // connectThrough serves a CONNECT that is for another proxy. The destination is that of the tunnel, and
 // hooks are asked about it. Only if that needs a connection the other proxy is asked.
 func (x *exchange) connectThrough() {
-	c, conn := x.client, x.client.newConn(Destination{Addr: x.line.hostPort()})
+	c, addr := x.client, x.line.hostPort()
+	conn := c.newConn(Destination{Addr: addr, named: nameOf(addr)})
 	conn.nest = x.newNest()
 	if conn.nest.depth > maxNests {
 		x.refuse(http.StatusBadRequest, &OpError{Op: "read request", Addr: conn.nest.addr, Err: errManyNests})
@@ -89,10 +90,28 @@ func (x *exchange) connectThrough() {
 		x.establish(nil)
 		return
 	}
-	t := &x.trip
-	c.startTrip(t, conn.nest.proxy, x.method)
+	if c.p.readsAll() && r.action != Tunnel {
+		x.inner = r
+		x.ask(conn.nest)
+		x.hooked()
+		return
+	}
+	x.askProxy(r)
+}
+
+// ask makes the request one to the other proxy, until that has made the tunnel.
+func (x *routed) ask(n *nest) {
+	if x.route = n.proxy; x.flow != nil {
+		x.flow.VerifiedName = n.proxy.verified
+	}
+}
+
+// askProxy sends the CONNECT to the other proxy, past hooks.
+func (x *exchange) askProxy(r *route) {
+	c, t, n := x.client, &x.trip, r.conn.nest
+	c.startTrip(t, n.proxy, x.method)
 	t.request.start(nil, framing{}, c.p.limits.contentTime)
-	t.request.out = append(t.request.out, conn.nest.headFor(r.key.addr)...)
+	t.request.out = append(t.request.out, n.headFor(r.key.addr)...)
 	t.bound, t.owner = x.control.connectionBound, x
 	c.watch.arm()
 	err := t.run(c.ctx)
@@ -100,20 +119,20 @@ func (x *exchange) connectThrough() {
 	case err != nil:
 		x.control.close = true
 		x.fail(err)
-	case t.status.code/100 == 2:
+	case isTunnel(t.status.code, x.method):
 		x.joinNest(r)
 	default:
-		x.passRefusal()
+		x.closeRefused(t.status.code)
+		x.passResponse()
 	}
 }
 
-// passRefusal passes on that the other proxy makes no tunnel. The connection goes on if that has asked
-// for credentials, which may take several requests on one connection; but not if something has
-// followed the CONNECT, which is no request (RFC 9931).
-func (x *exchange) passRefusal() {
-	again := x.trip.status.code == http.StatusProxyAuthRequired && len(x.client.s.buffered()) == 0
+// closeRefused has the connection end with a response to a CONNECT that makes no tunnel, unless that asks
+// for credentials, which may take several requests on one connection. If something has followed the
+// CONNECT it ends all the same: that is no request (RFC 9931).
+func (x *exchange) closeRefused(status int) {
+	again := status == http.StatusProxyAuthRequired && len(x.client.s.buffered()) == 0
 	x.control.close = x.control.close || !again
-	x.passResponse()
 }
 
 // joinNest passes on that the other proxy has made a tunnel, and makes one of the client's connection.
@@ -128,14 +147,68 @@ func (x *exchange) joinNest(r *route) {
 		return
 	}
 	x.answered(t.status.code)
-	o := t.takeOrigin()
-	c.origins.detach(o)
-	inner := &origin{s: o.s, key: r.key.socket()}
-	if err := c.origins.attach(inner); err != nil {
-		x.err = err
-		return
+	o, err := c.origins.inside(t.takeOrigin(), r)
+	if x.err = err; err == nil {
+		x.tunnel = x.connected(o)
 	}
-	x.tunnel = x.connected(inner)
+}
+
+// inside makes o, on which another proxy has made a tunnel, a connection to where r leads.
+func (os *origins) inside(o *origin, r *route) (*origin, error) {
+	os.detach(o)
+	o.s.endGuard() // what answers is no loop
+	inner := &origin{s: o.s, key: r.key.socket()}
+	return inner, os.attach(inner)
+}
+
+// tunnelTarget is the target of a CONNECT to another proxy, which hooks can refuse but not change.
+func (h *hookedExchange) tunnelTarget(req *http.Request) (string, error) {
+	n := h.inner.conn.nest
+	if req.URL == nil || *req.URL != h.sent {
+		return "", errHookTarget
+	}
+	_, head, _ := bytes.Cut(n.headFor(h.inner.key.addr), []byte(" "))
+	target, _, _ := bytes.Cut(head, []byte(" "))
+	return string(target), nil
+}
+
+// tunnelOrigin takes the connection on which another proxy has made the tunnel that res tells of.
+func (h *hookedExchange) tunnelOrigin(res *http.Response) (*origin, error) {
+	t := h.lastReturned()
+	if _, own := res.Body.(upgraded); !own || t == nil || t.o == nil || !isTunnel(t.status.code, t.method) {
+		return nil, &OpError{Op: "hook", Err: errNotTunnels}
+	}
+	res.Body = http.NoBody // it belongs to the tunnel now
+	o, err := h.origins.inside(t.takeOrigin(), h.inner)
+	t.request.done()
+	return o, err
+}
+
+// passTunnel passes on that another proxy has made a tunnel.
+func (h *hookedExchange) passTunnel(x *exchange, res *http.Response) error {
+	w, err := h.responseRewrite(res)
+	if err != nil {
+		return err
+	}
+	reason, err := reasonOf(res)
+	if err != nil {
+		return err
+	}
+	o, err := h.tunnelOrigin(res)
+	if err != nil {
+		return err
+	}
+	x.client.watch.disarm()
+	x.reply.start(x.client.s, framing{}, x.client.p.limits.contentTime)
+	x.reply.out = w.appendTo(appendStatusLine(x.reply.out, res.StatusCode, reason))
+	if err := x.reply.flush(); err != nil {
+		x.client.origins.close(o)
+		x.err = &OpError{Op: "send response", Err: err}
+		return nil
+	}
+	x.follow(h.inner)
+	x.tunnel = x.connected(o)
+	return nil
 }
 
 // enter makes what is served from now on the inside of n, nil for a tunnel that is no such one. What was
@@ -172,18 +245,6 @@ func (d *dialer) openNested(ctx context.Context, key originKey, c *Conn) (*origi
 	return o, nil
 }
 
-// tunnelRefusal is the answer of a proxy that makes no tunnel.
-type tunnelRefusal struct {
-	code       int
-	reason     string
-	challenges []string // Proxy-Authenticate
-}
-
-// Error implements error.
-func (e *tunnelRefusal) Error() string {
-	return fmt.Sprintf("%v: %d %s", errNotTunnels, e.code, e.reason)
-}
-
 // connectThrough finds out about a CONNECT for another proxy: as exchange.connectThrough does. The other
 // proxy is asked in HTTP/1.
 func (x *http2Exchange) connectThrough() error {
@@ -204,26 +265,41 @@ func (x *http2Exchange) connectThrough() error {
 		}
 	}
 	n.head = append(n.head, "\r\n"...)
-	conn := c.newConn(Destination{Addr: addr})
+	conn := c.newConn(Destination{Addr: addr, named: nameOf(addr)})
 	conn.nest = n
 	return x.follow(c.decide(x.flow, conn))
 }
 
-// passRefusal answers as another proxy did that makes no tunnel, and reports whether that is what err says.
-func (x *http2Exchange) passRefusal(err error) bool {
-	var refusal *tunnelRefusal
-	if !errors.As(err, &refusal) || refusal.code < 300 {
-		return false
+// askProxy sends a CONNECT to the other proxy, through the hooks if there are any. It returns no connection
+// if there is none yet, or if the client has its answer, which is no tunnel.
+func (x *http2Exchange) askProxy() (o *origin, answered bool) {
+	r := x.route
+	if r.action != Tunnel && x.client.p.dialsLate(r) {
+		return nil, false
 	}
-	x.err = err
-	h := x.w.Header()
-	for _, challenge := range refusal.challenges {
-		h.Add("Proxy-Authenticate", challenge)
+	x.ask(r.conn.nest)
+	h := newHTTP2Hooked(x)
+	h.inner = r
+	res, err := h.call()
+	h.stopInterim()
+	x.endInterim()
+	switch {
+	case err == nil && isTunnel(res.StatusCode, x.req.Method):
+		if o, err = h.tunnelOrigin(res); err == nil {
+			h.origins.detach(o)
+		}
+	case err == nil:
+		answered = true
+		err = h.passHTTP2(x, res)
 	}
-	h.Set("Content-Length", "0")
-	x.answered(refusal.code)
-	x.w.WriteHeader(refusal.code)
-	return true
+	h.endTrips()
+	h.closeTrips()
+	if err != nil {
+		answered = true
+		x.fail(asOpError(err))
+	}
+	x.follow(r)
+	return o, answered
 }
 
 // askTunnel sends a CONNECT on s and reads the answer.
@@ -251,21 +327,10 @@ func (d *dialer) askTunnel(s *stream, question []byte) error {
 			s.writeWithin(0)
 			return nil
 		case status.code/100 != 1 || status.code == http.StatusSwitchingProtocols:
-			return h.refusal(status)
+			return fmt.Errorf("%w: %d %s", errNotTunnels, status.code, status.reason)
 		}
 	}
 	return errInterim
-}
-
-// refusal makes an error of a response to a CONNECT.
-func (h *head) refusal(status statusLine) error {
-	e := &tunnelRefusal{code: status.code, reason: string(status.reason)}
-	for i := range h.fields {
-		if f := &h.fields[i]; equalFold(f.name, "proxy-authenticate") {
-			e.challenges = append(e.challenges, string(f.value))
-		}
-	}
-	return e
 }
 
 // absolute is the target of a request to another proxy, as it came.
@@ -328,7 +393,7 @@ func (x *exchange) serveOdd(err error) bool {
 		c.s.reset()
 		x.err = r.err
 		return true
-	case r.action != Tunnel && c.p.sorted.http != nil:
+	case r.action != Tunnel && c.p.readsAll():
 		c.s.discard(x.consumed)
 		return false
 	}

@@ -179,7 +179,12 @@ func TestR72_ConnectPlain(t *testing.T) {
 	eachNestedWay(t, func(t *testing.T, p *mitm.Proxy, open func(addr string) *peer) {
 		refuses := len(p.Hooks) > 0
 		if refuses {
-			p.Hooks = []mitm.Hook{mitm.OnRequest(func(*http.Request) (*http.Response, error) { return nil, mitm.ErrRejected })}
+			p.Hooks = []mitm.Hook{mitm.OnRequest(func(req *http.Request) (*http.Response, error) {
+				if req.Method == "CONNECT" {
+					return nil, nil
+				}
+				return nil, mitm.ErrRejected
+			})}
 		}
 		c := open(addr)
 		c.send("CONNECT site.test:80 HTTP/1.1\r\nHost: site.test:80\r\n\r\n")
@@ -260,6 +265,46 @@ func TestR72_ConnectDecided(t *testing.T) {
 			tc.Close()
 			s.untouched(t, "site.test")
 		})
+	}
+}
+
+// An HTTPHook sees a CONNECT to another proxy, and can refuse it; what else it makes of it is an error.
+func TestR72_ConnectHooks(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct {
+		hook   func(req *http.Request) (*http.Response, error)
+		status string
+	}{
+		"error":     {func(*http.Request) (*http.Response, error) { return nil, mitm.ErrRejected }, "403"},
+		"answer":    {func(*http.Request) (*http.Response, error) { return text(404, "none"), nil }, "404"},
+		"tunnel":    {func(*http.Request) (*http.Response, error) { return text(200, "none"), nil }, "502"},
+		"elsewhere": {func(req *http.Request) (*http.Response, error) { req.URL.Host = "h.test"; return nil, nil }, "502"},
+		"method":    {func(req *http.Request) (*http.Response, error) { req.Method = "CONNECT "; return nil, nil }, "502"},
+	} {
+		for _, protocol := range []string{"http/1.1", "h2"} {
+			t.Run(name+" "+protocol, func(t *testing.T) {
+				eachEntry(t, func(t *testing.T, e entry) {
+					s := newVerifiedSite(t, e, "site.test")
+					seen := make(chan string, 1)
+					s.p.Hooks = []mitm.Hook{mitm.OnRequest(func(req *http.Request) (*http.Response, error) {
+						seen <- req.Method + " " + req.URL.Host + " " + req.Host + " " + mitm.FlowFromContext(req.Context()).VerifiedName
+						return test.hook(req)
+					})}
+					tc := s.mustSpeak(t, start(t, s.p), s.trusting(protocol))
+					if protocol == "h2" {
+						h := newH2Peer(t, tc, true)
+						h.want(h.connect("inner.test:443"), test.status)
+					} else {
+						io.WriteString(tc, "CONNECT inner.test:443 HTTP/1.1\r\nHost: inner.test:443\r\n\r\n")
+						c := newPeer(t, tc)
+						want(t, c.head()[len("HTTP/1.1 "):][:3], test.status)
+					}
+					want(t, receive(t, seen), "CONNECT "+strings.TrimSuffix(e.addr, ":443")+" inner.test:443 site.test")
+					tc.Close()
+					s.untouched(t, "site.test")
+				})
+			})
+		}
 	}
 }
 

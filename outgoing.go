@@ -95,6 +95,9 @@ func (t *hookedTrip) attach(req *http.Request, src *readerSource) error {
 
 // requestTarget returns the target byte for byte as it came unless a hook changed it.
 func (h *hookedExchange) requestTarget(req *http.Request) (string, error) {
+	if h.inner != nil && req.Method == http.MethodConnect {
+		return h.tunnelTarget(req)
+	}
 	if !isToken(req.Method) || req.Method == http.MethodConnect {
 		return "", errHookMethod
 	}

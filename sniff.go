@@ -1,22 +1,19 @@
 package mitm
 
 import (
-	"bytes"
 	"cmp"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"net/netip"
+	"os"
 	"time"
 )
 
-const (
-	// failedWait is how long a client whose destination can't be reached has to show
-	// that it speaks HTTP and can be told so.
-	failedWait = time.Second
-	// maxMethod is the longest method that makes the first bytes a request.
-	maxMethod = 32
-)
+// failedWait is how long a client whose destination can't be reached has to show
+// that it speaks HTTP and can be told so.
+const failedWait = time.Second
 
 // serveNamed serves a client whose requests name their destinations.
 func (c *client) serveNamed() {
@@ -127,24 +124,49 @@ var errIsHTTP = errors.New("the connection has exchanges of its own")
 // sniff finds out what a connection to r speaks and serves it. The origin, o or one
 // that is dialled meanwhile, is watched too: a server that speaks first is relayed.
 func (c *client) sniff(r *route, flow *Flow, o *origin) error {
-	early := newEarlyDial(c.ctx, &c.origins, r.key, r.conn)
+	early := c.newEarlyDial(r)
 	if o != nil || !c.needsNoOrigin(r) && !(c.p.opensTLS() && c.p.choices.speaksHTTP(r.key) && c.speaksSoon()) {
 		early.begin(c.s, o)
 	}
 	conn := c.newConn(r.conn.Destination)
 	var err error
-	if conn.Protocol, err = c.firstBytes(early, r); err != nil {
+	conn.Protocol, err = c.firstBytes(early, r)
+	switch {
+	case err != nil && !errors.Is(err, ErrUnread):
 		early.reset()
 		c.s.reset()
 		return &OpError{Op: "relay", Addr: r.key.addr, Err: err}
-	}
-	if conn.Protocol == TLS {
+	case conn.Protocol == TLS && err == nil:
 		return c.serveTLS(r, flow, conn, early)
 	}
+	return c.serveSniffed(r, flow, conn, early, err)
+}
+
+// serveSniffed serves a client whose protocol is known as far as that is possible: unread, if not nil,
+// says that it is none that hooks may miss, so that nothing but a hook can let it pass.
+func (c *client) serveSniffed(r *route, flow *Flow, conn *Conn, early *earlyDial, unread error) error {
 	early.stopListening()
 	c.s.resume()
+	_, failed := early.get()
 	again := c.decideAgain(r, flow, conn)
-	return c.serveProtocol(again, flow, c.lead(early, again))
+	early = c.lead(early, again)
+	refused := unread != nil && again.action != Tunnel
+	switch {
+	case refused && conn.Protocol == Other:
+		early.close()
+		c.s.reset()
+		return cmp.Or(again.err, failed, error(&OpError{Op: "read request", Addr: again.key.addr, Err: unread}))
+	case refused && failed == nil: // what came of the request is answered as such
+		c.s.interrupt()
+	}
+	return c.serveProtocol(again, flow, early)
+}
+
+// newEarlyDial returns one for r that has not begun.
+func (c *client) newEarlyDial(r *route) *earlyDial {
+	e := newEarlyDial(c.ctx, &c.origins, r.key, r.conn)
+	e.strict = c.p.readsAll()
+	return e
 }
 
 // needsNoOrigin says whether it can be put off to connect to where r leads: the client will
@@ -171,11 +193,9 @@ func (c *client) serveTLS(r *route, flow *Flow, conn *Conn, early *earlyDial) er
 	op := &opening{c: c, flow: flow, route: r, conn: conn, early: early}
 	err := op.openTLS()
 	switch {
-	case err == errNotOpened && !op.heard: // no ClientHello after all
+	case err == errNotOpened && !op.asked: // a part of a ClientHello, or a server that speaks first
 		conn.Protocol = Other
-		c.s.resume()
-		op.route = c.decideAgain(r, flow, conn)
-		fallthrough
+		return c.serveSniffed(r, flow, conn, op.early, nil)
 	case err == errNotOpened:
 		return c.serveProtocol(op.route, flow, c.lead(op.early, op.route))
 	case err != nil:
@@ -191,38 +211,72 @@ func (c *client) serveInside(op *opening) error {
 	r := op.route
 	conn := *op.conn
 	r.conn = &conn
-	waits := isHTTP(c.tls.NegotiatedProtocol) // and nothing is lost if it is closed
-	if waits {
-		op.early.stopListening()
-		if !c.rest() {
-			op.early.close()
-			return nil
-		}
-	} else if op.early.begun() && r.action != Reject && r.handler == nil {
+	switch c.tls.NegotiatedProtocol {
+	case protoHTTP1:
+		conn.Protocol = HTTP1
+		return c.serveNegotiated(op)
+	case protoHTTP2:
+		conn.Protocol = HTTP2
+		return c.serveNegotiated(op)
+	}
+	if op.early.begun() && r.action != Reject && r.handler == nil {
 		op.early.listenAgain(c.s)
 	}
 	var err error
 	conn.Protocol, err = c.firstBytes(op.early, r)
-	if waits && !c.wake() {
-		op.early.close()
-		return nil
-	}
-	if err != nil {
+	if err != nil && !errors.Is(err, ErrUnread) {
 		op.early.reset()
 		c.s.reset()
 		return c.refusedBy(op.conn, err)
 	}
+	if conn.Protocol == TLS { // in TLS
+		conn.Protocol = Other
+	}
+	return c.serveSniffed(r, op.flow, &conn, op.early, err)
+}
+
+// serveNegotiated serves a client that has agreed to speak HTTP, and speaks that or is refused. As long
+// as it is silent nothing is lost if it is closed.
+func (c *client) serveNegotiated(op *opening) error {
 	op.early.stopListening()
-	c.s.resume()
-	if waits && len(c.s.buffered()) == 0 { // it has left again
+	if !c.rest() {
 		op.early.close()
 		return nil
 	}
-	if begun, _ := classify(c.s.buffered()); waits && begun == HTTP1 { // also if it stopped in the middle
-		conn.Protocol = HTTP1
+	c.s.readWithin(c.p.limits.tunnelTime)
+	err := c.s.fill(bufferSize)
+	if !c.wake() {
+		op.early.close()
+		return nil
 	}
-	return c.serveProtocol(r, op.flow, op.early)
+	switch have := c.s.buffered(); {
+	case len(have) > 0 && op.route.conn.Protocol == HTTP2 && !mayBePreface(have):
+		c.s.resume()
+		return c.refuseHTTP2(op)
+	case len(have) > 0:
+		c.s.resume()
+		return c.serveProtocol(op.route, op.flow, op.early)
+	case err == io.EOF || isTimeout(err): // it has left again
+		op.early.close()
+		return nil
+	}
+	op.early.reset()
+	c.s.reset()
+	return c.refusedBy(op.conn, err)
 }
+
+// refuseHTTP2 ends the connection of a client that has negotiated HTTP/2 and speaks something else, by
+// empty SETTINGS and a GOAWAY with PROTOCOL_ERROR (RFC 9113, section 3.4).
+func (c *client) refuseHTTP2(op *opening) error {
+	op.early.close()
+	c.s.writeWithin(c.p.limits.headTime)
+	c.s.out.Write([]byte("\x00\x00\x00\x04\x00\x00\x00\x00\x00" +
+		"\x00\x00\x08\x07\x00\x00\x00\x00\x00" + "\x00\x00\x00\x00" + "\x00\x00\x00\x01"))
+	c.s.linger()
+	return &OpError{Op: "read request", Addr: op.conn.Destination.Addr, Err: errNoPreface}
+}
+
+var errNoPreface = fmt.Errorf("%w: HTTP/2 was negotiated, and its preface did not come (RFC 9113, section 3.4)", ErrUnread)
 
 // serveProtocol serves what r.conn says is spoken.
 func (c *client) serveProtocol(r *route, flow *Flow, early *earlyDial) error {
@@ -279,10 +333,14 @@ func (c *client) spokenTo(r *route) Protocol {
 }
 
 // decideAgain asks the ConnHooks once more, now that it is known what the client speaks,
-// unless they have decided already.
+// unless they have decided already. To read what can't be read is no decision.
 func (c *client) decideAgain(r *route, flow *Flow, conn *Conn) *route {
-	if r.action == Default {
-		return c.decide(flow, conn)
+	if r.action == Default || r.action == Intercept && conn.Protocol == Other {
+		again := c.decide(flow, conn)
+		if again.key.tls && r.key.tls {
+			again.key.alpn = r.key.alpn
+		}
+		return again
 	}
 	again := &route{conn: conn, action: r.action, err: r.err, key: conn.key(), host: r.host, handler: r.handler, pages: r.pages}
 	flow.goes(c.p.identify(again))
@@ -290,83 +348,72 @@ func (c *client) decideAgain(r *route, flow *Flow, conn *Conn) *route {
 }
 
 // firstBytes reads until it is clear what the client speaks, or the origin speaks. It
-// returns an error if the client's connection broke. Where r leads to a server of HTTP/1 only,
-// what is not TLS or HTTP/2 is to be refused as that.
+// returns an error if the client's connection broke, and ErrUnread with what a client seems to
+// have begun that has stopped, where hooks are to see all HTTP. Where r leads to a server of HTTP/1
+// only, what is not TLS or HTTP/2 is to be refused as that.
 func (c *client) firstBytes(early *earlyDial, r *route) (Protocol, error) {
-	wait, other := c.p.limits.tunnelTime, Other
+	wait, pause, other := c.p.limits.tunnelTime, prefixWait, Other
+	if c.p.readsAll() {
+		pause = c.p.limits.headTime
+	}
 	if r.conn.Destination.Protocol == HTTP1 {
 		wait, other = c.p.limits.headTime, HTTP1
 	}
 	c.s.readWithin(wait)
 	for begun, patient := false, false; ; {
-		if proto, sure := classify(c.s.buffered()); sure && proto == Other {
+		have := c.s.buffered()
+		if proto, sure := classify(have); sure && proto == Other {
 			return other, nil
 		} else if sure {
 			return proto, nil
 		}
-		if !begun && len(c.s.buffered()) > 0 {
+		if !begun && len(have) > 0 {
 			begun = true
-			c.s.readWithin(prefixWait)
+			c.s.readWithin(pause)
 		}
 		err := c.s.fill(c.p.limits.requestLine)
+		have = c.s.buffered()
 		switch {
 		case err == nil:
 			continue
-		case err == errFull: // only what reads like a request so far gets that long
+		case err == errFull:
+			return classifyLong(have), nil
+		case err == io.EOF && classifyEnd(have) == HTTP1:
 			return HTTP1, nil
 		case err != io.EOF && !isTimeout(err):
 			return Unknown, err
+		case begun && !patient && c.p.readsAll() && early.hasEnded(): // there may be others for what is to come
+			pause = c.p.limits.headTime
 		case patient || !early.dialFailed():
-			return other, nil
+			return c.stopped(early, begun, other, err)
+		default:
+			pause = failedWait
 		}
 		early.stopListening()
 		patient = true
 		c.s.resume()
-		c.s.readWithin(failedWait)
+		c.s.readWithin(pause)
 	}
 }
 
-// classify tells what b is the beginning of. It is not sure as long as b could become
-// HTTP or TLS.
-func classify(b []byte) (proto Protocol, sure bool) {
-	const preface = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" // RFC 9113, section 3.4
-	b = bytes.TrimPrefix(b, []byte("\r\n"))            // RFC 9112, section 2.2
-	if len(b) == 0 || string(b) == "\r" {
-		return Unknown, false
+// stopped is the end of firstBytes for a client that has begun nothing, or something that it does not
+// go on with, because of err: it has ended, or some time has passed, or its origin speaks.
+func (c *client) stopped(early *earlyDial, begun bool, other Protocol, err error) (Protocol, error) {
+	late := isTimeout(err) && other == Other && !early.hasSpoken()
+	switch {
+	case late && begun && c.p.readsAll():
+		return classifyEnd(c.s.buffered()), errStopped
+	case late && !begun && !early.hasEnded() && !early.dialFailed():
+		return Unknown, errIdle
 	}
-	if b[0] == 0x16 {
-		return classifyTLS(b)
-	}
-	if n := min(len(b), len(preface)); string(b[:n]) == preface[:n] && n > 2 {
-		return HTTP2, n == len(preface)
-	}
-	method, _, spaced := bytes.Cut(b[:min(len(b), maxMethod+1)], []byte{' '})
-	if !isToken(method) || !spaced && len(b) > maxMethod {
-		return Other, true
-	}
-	if !spaced {
-		return HTTP1, false
-	}
-	rest := b[len(method)+1:]
-	target, version, spaced := bytes.Cut(rest, []byte{' '})
-	if len(rest) > 0 && len(target) == 0 || bytes.ContainsAny(target, "\r\n") {
-		return Other, true
-	}
-	const http1 = "HTTP/1."
-	if n := min(len(version), len(http1)); spaced && string(version[:n]) != http1[:n] {
-		return Other, true
-	}
-	return HTTP1, len(version) >= len(http1)
+	return other, nil
 }
 
-// classifyTLS recognises a handshake record that begins with a ClientHello (RFC 8446,
-// sections 4 and 5.1).
-func classifyTLS(b []byte) (Protocol, bool) {
-	if len(b) > 1 && b[1] != 3 || len(b) > 5 && b[5] != 1 {
-		return Other, true
-	}
-	return TLS, len(b) > 5
-}
+// errStopped is about a client that has stopped in the middle of its first line.
+var errStopped = fmt.Errorf("%w: neither HTTP nor TLS came in time: %w", ErrUnread, os.ErrDeadlineExceeded)
+
+// readsAll reports whether somebody is to see all HTTP.
+func (p *Proxy) readsAll() bool { return p.sorted.http != nil }
 
 // lead returns e if its connection leads where r does, or can be made to, else one that does.
 func (c *client) lead(e *earlyDial, r *route) *earlyDial {
@@ -374,7 +421,7 @@ func (c *client) lead(e *earlyDial, r *route) *earlyDial {
 	switch {
 	case was.socket() != r.key.socket(), was.tls && was != r.key:
 		e.close()
-		return newEarlyDial(c.ctx, &c.origins, r.key, r.conn)
+		return c.newEarlyDial(r)
 	case !e.begun():
 		e.key, e.conn = r.key, r.conn
 	case r.key.tls && !was.tls:

@@ -47,7 +47,7 @@ func (x *routed) findRoute(credentials []string) error {
 	case asteriskForm: // for the proxy itself
 		return nil
 	case authorityForm:
-		return x.follow(c.decide(x.flow, c.newConn(Destination{Addr: x.line.hostPort()})))
+		return x.follow(c.decide(x.flow, c.newConn(Destination{Addr: x.line.hostPort(), named: nameOf(x.line.hostPort())})))
 	}
 	return x.follow(c.routeTo(x.flow, &x.line))
 }

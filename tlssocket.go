@@ -19,6 +19,7 @@ type tlsSocket struct {
 	held   bool          // it is not known yet whether TLS is to be spoken, see accept
 	at     int           // how much of before was read while held
 	gone   error         // what broke the connection while held
+	unsent []byte        // what crypto/tls would have written while held: an alert
 
 	tries   bool   // reads return what was fetched, and do not wait for more
 	buf     []byte // pooled; nil while nothing is fetched
@@ -157,6 +158,7 @@ func (s *tlsSocket) readAhead(p []byte) (int, error) {
 // Write implements net.Conn.
 func (s *tlsSocket) Write(p []byte) (int, error) {
 	if s.held {
+		s.unsent = append(s.unsent, p...)
 		return len(p), nil
 	}
 	return s.out.Write(p)
@@ -208,23 +210,3 @@ func (s *tlsSocket) explain(err error) error {
 
 // inRecord says whether the rest of a record is still to come.
 func (s *tlsSocket) inRecord() bool { return s.left > 0 || len(s.header) > 0 }
-
-// helloSize returns how many bytes the records take in which b has its first handshake
-// message (RFC 8446, sections 4 and 5.1).
-func helloSize(b []byte) int {
-	const recordHeader, messageHeader = 5, 4
-	var message []byte
-	for at := 0; at+recordHeader <= len(b); {
-		end := at + recordHeader + int(b[at+3])<<8 + int(b[at+4])
-		if end > len(b) {
-			break
-		}
-		message = append(message, b[at+recordHeader:end]...)
-		if len(message) >= messageHeader &&
-			len(message) >= messageHeader+int(message[1])<<16+int(message[2])<<8+int(message[3]) {
-			return end
-		}
-		at = end
-	}
-	return len(b)
-}

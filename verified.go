@@ -9,14 +9,14 @@ import (
 
 // This file knows which name an origin's certificate is verified for, see Flow.VerifiedName.
 
-// canonicalName is the one form in which names are compared: in lower case (RFC 4343) and without the
-// dot of the root (RFC 1034, section 3.1). Addresses have no brackets and one spelling.
-func canonicalName(name string) string {
+// certificateName is canonicalName for a name that a certificate must have: addresses, which it has as
+// such, have no brackets and one spelling.
+func certificateName(name string) string {
 	name = strings.TrimSuffix(strings.TrimPrefix(name, "["), "]")
 	if ip, err := netip.ParseAddr(name); err == nil {
 		return ip.Unmap().String()
 	}
-	return strings.ToLower(strings.TrimSuffix(name, "."))
+	return canonicalName(name)
 }
 
 // verifiedName is the name that certificates of connections with key are verified for. What somebody
@@ -30,9 +30,9 @@ func (d *dialer) verifiedName(key originKey) string {
 	case !key.tls, config.InsecureSkipVerify, d.startTLS != nil:
 		return ""
 	case config.ServerName != "":
-		return canonicalName(config.ServerName)
+		return certificateName(config.ServerName)
 	}
-	return canonicalName(key.serverName)
+	return certificateName(key.serverName)
 }
 
 // identify notes what hooks are told of r, whose key is known.
