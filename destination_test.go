@@ -261,6 +261,33 @@ func TestR63_HandlerReplaced(t *testing.T) {
 	}
 }
 
+// A Handler's goroutine and hooks do not get in each other's way: the response is the hooks' once it began.
+func TestR63_HandlerAndHooks(t *testing.T) {
+	t.Parallel()
+	site := http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+		w.Header().Set("Trailer", "X-End")
+		for range 100 {
+			io.WriteString(w, "x")
+			w.(http.Flusher).Flush()
+			w.Header().Set("X-End", "end")
+		}
+	})
+	p := &mitm.Proxy{Dial: noDial(t), Hooks: []mitm.Hook{
+		onDestination(func(d *mitm.Destination) { d.Handler = site }),
+		mitm.OnResponse(func(res *http.Response) error {
+			res.StatusCode = http.StatusAccepted
+			res.Header.Set("X-Hook", "seen")
+			return nil
+		}),
+	}}
+	for way, client := range lateClients(t, p) {
+		res, err := client.Get("https://site.test/")
+		if got := content(t, res, err); len(got) != 100 || res.StatusCode != http.StatusAccepted || res.Trailer.Get("X-End") != "end" {
+			t.Errorf("%s: %s, %d bytes, %v", way, res.Status, len(got), res.Trailer)
+		}
+	}
+}
+
 // Who speaks no HTTP where a Handler answers is reset, even if a hook answers Tunnel.
 func TestR63_HandlerIsNoTunnel(t *testing.T) {
 	t.Parallel()

@@ -7,6 +7,7 @@ import (
 	"io"
 	"maps"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -89,7 +90,9 @@ type handlerWriter struct {
 	header   http.Header
 	once     sync.Once
 	begun    chan struct{}  // closed when res or err is there for others
-	res      *http.Response // nil: no status is known
+	res      *http.Response // nil: no status is known. Once it was sent it is not the handler's to look at
+	status   int
+	trailers []string // names that were announced
 	err      error
 	trailer  http.Header // written before the pipe is closed, read after
 	held     []byte      // content that is yet to be sent
@@ -130,8 +133,7 @@ func (w *handlerWriter) closeContent(req *http.Request) {
 func (w *handlerWriter) end() {
 	w.WriteHeader(http.StatusOK)
 	w.endTrailer()
-	if n := len(w.held); !w.sent && len(w.res.Trailer) == 0 && w.header["Content-Length"] == nil && mayDescribe(w.res.StatusCode) &&
-		w.res.StatusCode != http.StatusNotModified && (n > 0 || w.method != http.MethodHead) {
+	if n := len(w.held); !w.sent && len(w.trailer) == 0 && w.header["Content-Length"] == nil && w.hasContent() && (n > 0 || w.method != http.MethodHead) {
 		w.res.ContentLength = int64(n)
 		w.res.Header.Set("Content-Length", strconv.Itoa(n))
 	}
@@ -141,7 +143,7 @@ func (w *handlerWriter) end() {
 
 // endTrailer finds out, at the end, which trailer fields there are.
 func (w *handlerWriter) endTrailer() {
-	for name := range announced(w.res.Header) {
+	for _, name := range w.trailers {
 		w.trailer[name] = w.header[name]
 	}
 	for key, values := range w.header {
@@ -218,9 +220,11 @@ func (w *handlerWriter) WriteHeader(status int) {
 			delete(header, key)
 		}
 	}
+	trailer := announced(header)
+	w.status, w.trailers = status, slices.Collect(maps.Keys(trailer))
 	w.res = &http.Response{
 		Status: strconv.Itoa(status) + " " + http.StatusText(status), StatusCode: status,
-		Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1, Header: header, Body: w, ContentLength: -1, Trailer: announced(header),
+		Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1, Header: header, Body: w, ContentLength: -1, Trailer: trailer,
 	}
 	if n, err := strconv.ParseInt(header.Get("Content-Length"), 10, 63); err == nil && n >= 0 {
 		w.res.ContentLength = n
@@ -230,11 +234,11 @@ func (w *handlerWriter) WriteHeader(status int) {
 // Write implements http.ResponseWriter.
 func (w *handlerWriter) Write(p []byte) (int, error) {
 	w.WriteHeader(http.StatusOK)
-	if !mayDescribe(w.res.StatusCode) || w.res.StatusCode == http.StatusNotModified {
+	if !w.hasContent() {
 		return 0, http.ErrBodyNotAllowed
 	}
-	if _, known := w.res.Header["Content-Type"]; !known && !w.sent && len(w.held) == 0 && w.res.Header.Get("Content-Encoding") == "" {
-		w.res.Header.Set("Content-Type", http.DetectContentType(p))
+	if !w.sent && len(w.held) == 0 {
+		w.describe(p)
 	}
 	if !w.sent && len(w.held)+len(p) <= heldBack {
 		w.held = append(w.held, p...)
@@ -244,6 +248,18 @@ func (w *handlerWriter) Write(p []byte) (int, error) {
 		return 0, err
 	}
 	return w.w.Write(p)
+}
+
+// hasContent reports whether a response with the status may have content.
+func (w *handlerWriter) hasContent() bool {
+	return mayDescribe(w.status) && w.status != http.StatusNotModified
+}
+
+// describe adds a Content-Type for content that begins with p, as a ResponseWriter has to.
+func (w *handlerWriter) describe(p []byte) {
+	if _, known := w.res.Header["Content-Type"]; !known && w.res.Header.Get("Content-Encoding") == "" {
+		w.res.Header.Set("Content-Type", http.DetectContentType(p))
+	}
 }
 
 // Flush implements http.Flusher.
