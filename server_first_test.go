@@ -4,8 +4,19 @@ import (
 	"context"
 	"crypto/tls"
 	"net"
+	"sync/atomic"
 	"testing"
 )
+
+// movable makes the site one that moves to another address while the proxy runs.
+func (s *openedSite) movable() (move func(addr string)) {
+	at := new(atomic.Value)
+	at.Store(s.addrs["site.test"])
+	s.p.Dial = func(ctx context.Context, network, _ string) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, network, at.Load().(string))
+	}
+	return func(addr string) { at.Store(addr) }
+}
 
 // What one client found at an address does not keep another from hearing a server there that speaks
 // first: in cleartext, after HTTPS of either version.
@@ -18,13 +29,14 @@ func TestR74_ServerFirstAfterHTTPS(t *testing.T) {
 	eachEntry(t, func(t *testing.T, e entry) {
 		for _, protocol := range []string{"http/1.1", "h2"} {
 			s := newVerifiedSite(t, e, "site.test")
+			moved := s.movable()
 			proxy := start(t, s.p)
 			for range 2 {
 				c := s.mustSpeak(t, proxy, s.trusting(protocol))
 				want(t, c.ConnectionState().NegotiatedProtocol, protocol)
 				c.Close()
 			}
-			s.addrs["site.test"], s.addrs[transparentAddr.Addr().String()] = banner, banner
+			moved(banner)
 			for range 2 {
 				want(t, e.open(t, proxy, "").read(16), "SSH-2.0-server\r\n")
 			}
@@ -37,14 +49,15 @@ func TestR74_ServerFirstInsideTLSAfterHTTPS(t *testing.T) {
 	t.Parallel()
 	eachEntry(t, func(t *testing.T, e entry) {
 		s := newVerifiedSite(t, e, "site.test")
-		proxy := start(t, s.p)
-		s.mustSpeak(t, proxy, s.trusting("http/1.1")).Close()
+		moved := s.movable()
 		other := newServedSite(t, e, func(c *tls.Conn) {
 			c.Write([]byte("220 hello\r\n"))
 			echoTLS(c)
 		})
 		s.p.OriginTLS.RootCAs.AddCert(other.root.cert)
-		s.addrs["site.test"], s.addrs[transparentAddr.Addr().String()] = other.addrs["site.test"], other.addrs["site.test"]
+		proxy := start(t, s.p)
+		s.mustSpeak(t, proxy, s.trusting("http/1.1")).Close()
+		moved(other.addrs["site.test"])
 		want(t, newPeer(t, s.mustSpeak(t, proxy, s.trusting())).read(11), "220 hello\r\n")
 	})
 }
