@@ -4,7 +4,6 @@ import (
 	"crypto/x509"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 )
 
@@ -12,7 +11,6 @@ const (
 	// choiceLife is how long what an origin chose is believed, missLife that it chose nothing.
 	choiceLife = 10 * time.Minute
 	missLife   = 10 * time.Second
-	maxChoices = 4096
 )
 
 // choice is what an origin server answered to a ClientHello.
@@ -20,55 +18,32 @@ type choice struct {
 	protocol string // by ALPN; "": none
 	cert     *x509.Certificate
 	verified bool // cert
-	until    time.Time
 }
 
 // choices remembers them, so that later clients can be answered before, or without, another
 // handshake with the origin.
 type choices struct {
-	mu     sync.Mutex
-	byKey  map[originKey]choice
-	misses keyTimes
-	http1  keyTimes // of servers that were offered HTTP/2 and did not choose it
+	byKey  memory[originKey, choice]
+	misses memory[originKey, struct{}] // of servers that did not answer in time
+	http1  memory[originKey, struct{}] // of servers that were offered HTTP/2 and did not choose it
 }
 
-// keyTimes says until when something is believed of a server.
-type keyTimes map[originKey]time.Time
-
-func (m *keyTimes) put(key originKey, life time.Duration) {
-	if *m == nil || len(*m) >= maxChoices {
-		*m = keyTimes{}
+// miss notes that a server did not answer c in time, missed reports whether that was so lately.
+func (cs *choices) miss(key originKey, c *Conn) {
+	if !key.isLong() {
+		cs.misses.put(key, struct{}{}, missLife, c.owner())
 	}
-	(*m)[key] = time.Now().Add(life)
-}
-
-func (m keyTimes) has(key originKey) bool { return time.Now().Before(m[key]) }
-
-// miss notes that a server did not answer in time, missed says whether that was so lately.
-func (cs *choices) miss(key originKey) {
-	if key.isLong() {
-		return
-	}
-	cs.mu.Lock()
-	defer cs.mu.Unlock()
-	cs.misses.put(key, missLife)
 }
 
 func (cs *choices) missed(key originKey) bool {
-	cs.mu.Lock()
-	defer cs.mu.Unlock()
-	return cs.misses.has(key)
+	_, ok := cs.misses.get(key)
+	return ok
 }
 
-func (cs *choices) get(key originKey) (c choice, ok bool) {
-	cs.mu.Lock()
-	defer cs.mu.Unlock()
-	c, ok = cs.byKey[key]
-	return c, ok && time.Now().Before(c.until)
-}
+func (cs *choices) get(key originKey) (c choice, ok bool) { return cs.byKey.get(key) }
 
-// speaksHTTP says whether any client was told that the server that key leads to speaks HTTP
-// inside TLS, so that it will not be the first to speak.
+// speaksHTTP reports whether any client was told that the server that key leads to speaks HTTP
+// inside TLS. It may have something else at the same address, for other clients.
 func (cs *choices) speaksHTTP(key originKey) bool {
 	_, ok := cs.get(key.socket())
 	return ok
@@ -78,41 +53,33 @@ func (cs *choices) speaksHTTP(key originKey) bool {
 // returns that includes a server without ALPN: inside TLS that may speak first, and something
 // else, but not to a client that has begun with a request.
 func (cs *choices) onlyHTTP1(key originKey) bool {
-	cs.mu.Lock()
-	defer cs.mu.Unlock()
-	return cs.http1.has(key)
+	_, ok := cs.http1.get(key)
+	return ok
 }
 
 // forgetHTTP1 has a server asked again.
-func (cs *choices) forgetHTTP1(key originKey) {
-	cs.mu.Lock()
-	defer cs.mu.Unlock()
-	delete(cs.http1, key)
-}
+func (cs *choices) forgetHTTP1(key originKey) { cs.http1.forget(key) }
 
-// put remembers what o chose. A later client's handshake may then do without an origin.
-func (cs *choices) put(key originKey, o *origin) choice {
-	c := choice{protocol: o.state.NegotiatedProtocol, until: time.Now().Add(choiceLife)}
+// put remembers what o chose for c. A later client's handshake may then do without an origin.
+func (cs *choices) put(key originKey, o *origin, c *Conn) choice {
+	chosen := choice{protocol: o.state.NegotiatedProtocol}
 	if certs := o.state.PeerCertificates; len(certs) > 0 {
-		c.cert, c.verified = certs[0], len(o.state.VerifiedChains) > 0
-	}
-	cs.mu.Lock()
-	defer cs.mu.Unlock()
-	if cs.byKey == nil || len(cs.byKey) >= maxChoices {
-		cs.byKey = map[originKey]choice{}
+		chosen.cert, chosen.verified = certs[0], len(o.state.VerifiedChains) > 0
 	}
 	if key.isLong() {
-		return c
+		return chosen
 	}
-	if isHTTP(c.protocol) {
-		cs.byKey[key], cs.byKey[key.socket()] = c, c
+	owner := c.owner()
+	if isHTTP(chosen.protocol) {
+		cs.byKey.put(key, chosen, choiceLife, owner)
+		cs.byKey.put(key.socket(), chosen, choiceLife, owner)
 	}
-	if asked := key.forHTTP(HTTP2); c.protocol == protoHTTP2 {
-		delete(cs.http1, asked)
+	if asked := key.forHTTP(HTTP2); chosen.protocol == protoHTTP2 {
+		cs.http1.forget(asked)
 	} else if key.mayHTTP2() {
-		cs.http1.put(asked, choiceLife)
+		cs.http1.put(asked, struct{}{}, choiceLife, owner)
 	}
-	return c
+	return chosen
 }
 
 func isHTTP(protocol string) bool { return protocol == protoHTTP1 || protocol == protoHTTP2 }

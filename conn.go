@@ -43,6 +43,7 @@ type client struct {
 	moved    bool // a relay moved bytes
 
 	fixed  *route // the connection's own destination; nil: each request names one
+	nest   *nest  // what is served is inside of that; nil: it is inside of none
 	routes routes
 	watch  watch
 	remote string // see remoteAddr
@@ -298,9 +299,7 @@ func (c *client) closeIfIdle() {
 // decide asks the ConnHooks about the destination of conn, which they may change.
 func (c *client) decide(flow *Flow, conn *Conn) *route {
 	r := &route{conn: conn}
-	if flow != nil {
-		flow.Conn = conn
-	}
+	flow.goes(r)
 	if own := c.ownRoute(conn); own != nil {
 		return own
 	}
@@ -315,19 +314,22 @@ func (c *client) decide(flow *Flow, conn *Conn) *route {
 		}
 		r.err = &OpError{Op: "hook", Addr: conn.Destination.Addr, Err: err}
 	}
-	d := conn.Destination
-	r.host = d.Host
+	if r.handler = conn.Destination.Handler; r.handler != nil && r.action == Tunnel {
+		r.action = Intercept // there is nobody to relay to
+	}
+	r.host = conn.Destination.Host
 	r.key = conn.key()
+	flow.goes(c.p.identify(r))
 	return r
 }
 
 // newConn returns what hooks get to see of the connection and d.
-func (c *client) newConn(d Destination) *Conn { return &Conn{Destination: d, s: c.raw} }
+func (c *client) newConn(d Destination) *Conn { return &Conn{Destination: d, s: c.raw, nest: c.nest} }
 
 // key is what makes connections to the destination of c interchangeable.
 func (c *Conn) key() originKey {
 	d := c.Destination
-	key := originKey{addr: d.Addr, tls: d.TLS, options: socketOptions{d.Source, d.Mark}}
+	key := originKey{addr: d.Addr, tls: d.TLS, options: socketOptions{d.Source, d.Mark}, nest: c.nest}
 	if d.TLS {
 		key.serverName, key.alpn, key.config = c.originName(), protoHTTP1, d.OriginTLS
 	}
@@ -358,6 +360,7 @@ func (c *client) askHooks(flow *Flow, conn *Conn) (action Action, err error) {
 	}
 	ctx := withFlow(c.ctx, flow)
 	for _, hook := range hooks {
+		flow.goes(c.p.identify(&route{conn: conn, key: conn.key(), handler: conn.Destination.Handler}))
 		if action, err = hook.HookConn(ctx, conn); err != nil || action != Default {
 			break
 		}
@@ -430,12 +433,12 @@ func (c *client) relay(o *origin, flow *Flow) error {
 func (c *client) ownRoute(conn *Conn) *route {
 	own := c.pages
 	host, _, err := net.SplitHostPort(conn.Destination.Addr)
-	if err != nil || own.host == "" || !equalFold([]byte(host), own.host) {
+	if err != nil || own.host == "" || conn.nest != nil || !equalFold([]byte(host), own.host) {
 		return nil
 	}
 	handler := own.handler
 	if handler == nil {
 		handler = c.p.certificates
 	}
-	return &route{conn: conn, action: Intercept, host: conn.Destination.Host, key: conn.key(), pages: handler}
+	return &route{conn: conn, action: Intercept, host: conn.Destination.Host, key: conn.key(), handler: handler, pages: true}
 }

@@ -8,13 +8,22 @@ import (
 
 // connect serves a CONNECT (RFC 9110, section 9.3.6).
 func (x *exchange) connect() {
-	c := x.client
-	o, err := c.openTunnel(x.route)
+	if x.client.fixed != nil {
+		x.connectThrough()
+		return
+	}
+	o, err := x.client.openTunnel(x.route)
 	if err != nil {
 		x.control.close = true // RFC 9931: what follows a refused CONNECT is no request
 		x.fail(err)
 		return
 	}
+	x.establish(o)
+}
+
+// establish answers a CONNECT. There may be no connection to the other side yet.
+func (x *exchange) establish(o *origin) {
+	c := x.client
 	x.reply.start(c.s, framing{}, c.p.limits.contentTime)
 	x.reply.out = append(x.reply.out, "HTTP/1.1 200 Connection Established\r\n\r\n"...)
 	if err := x.reply.flush(); err != nil {

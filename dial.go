@@ -107,6 +107,7 @@ type dialer struct {
 	dial      DialFunc
 	timeout   time.Duration
 	handshake time.Duration
+	head      headLimits
 	config    *tls.Config // shared by all connections
 	startTLS  startTLSFunc
 	mayLoop   func(net.Conn) bool // reports whether a connection looks as if it ended at the proxy itself
@@ -116,6 +117,9 @@ type dialer struct {
 
 // open opens a connection on behalf of c, with TLS where key says so. Errors are *OpError.
 func (d *dialer) open(ctx context.Context, key originKey, c *Conn) (*origin, error) {
+	if key.nest != nil {
+		return d.openNested(ctx, key, c)
+	}
 	since := d.guard.now()
 	nc, err := d.connect(ctx, key)
 	if err != nil {

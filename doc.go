@@ -26,11 +26,12 @@ through them again, from sniff on. Each step is a file, or a few.
 	                        again. clienthello.go: one that crypto/tls refuses; clienttls.go: what
 	                        all of these share, ca.go and leaf.go: the certificates (leafkeys.go,
 	                        leafconstraints.go, leafcache.go, cadir.go; cawarnings.go: what clients
-	                        may not like), choice.go: what origins negotiated before, refusal.go
-	                        and distrust.go: clients that refuse our certificate
+	                        may not like), choice.go: what origins negotiated before (memory.go: for
+	                        how long, and how much of it), refusal.go and distrust.go: clients that
+	                        refuse our certificate
 	exchange  target.go     what requests of both versions have in common: each has a route.go
 	          http1.go      one HTTP/1 request and its response: answer.go ends it, connect.go has
-	                        CONNECT, 101 and TRACE
+	                        CONNECT, 101 and TRACE; nested.go: requests to another proxy
 	          http2.go      an HTTP/2 connection, by net/http; http2exchange.go: one stream of it,
 	                        with http2forward.go and http2tunnel.go (CONNECT); http2fields.go:
 	                        which fields HTTP/2 can carry, http2scheme.go: what :scheme says,
@@ -38,14 +39,13 @@ through them again, from sniff on. Each step is a file, or a few.
 	trip      trip.go       a request on its way to an origin and the response back, over one of
 	                        the origins.go of a client (watch.go: is the client still there?
 	                        clock.go: does content move, either way?)
-	origin    dial.go       connecting; pool.go: idle connections; loop.go and guard.go: connections to
-	                        oneself;
-	                        tls.go: TLS to an origin (keylength.go: its certificate's keys);
-	                        http2origin.go: HTTP/2 connections (http2silence.go: are they still
-	                        there?), http2trip.go: requests on them, http2still.go: content
-	                        that stands still;
-	                        park_linux.go: idle connections that end; sockopt_linux.go: socket options;
-	                        pages.go: no origin, but an http.Handler
+	origin    dial.go       connecting; pool.go: idle connections (park_linux.go: those that end); loop.go
+	                        and guard.go: connections to oneself; tls.go: TLS to an origin
+	                        (keylength.go: its certificate's keys, verified.go: the name that it is
+	                        verified for); http2origin.go: HTTP/2 connections (http2silence.go: are
+	                        they still there?), http2trip.go: requests on them, http2still.go:
+	                        content that stalls; sockopt_linux.go: socket options;
+	                        handler.go: no origin, but an http.Handler (pages.go: the proxy's own)
 	relay     relay.go      bytes both ways, unread
 
 The exchange has two ways. Without an [HTTPHook], between HTTP/1 and HTTP/1, the head is rewritten
@@ -67,7 +67,7 @@ alarm.go has timers that can be waited for.
 # TLS
 
 With a [CA], a client's TLS is opened unless a [ConnHook] answers [Tunnel]. While the client
-is being read the origin is dialled; its handshake has the server name and the protocols (ALPN)
+is being read the origin is dialled, unless [Destination] says otherwise; its handshake has the server name and the protocols (ALPN)
 of the client's ClientHello, and the client is given the protocol that the origin chose. The
 origin's certificate is verified. A failure, like that of a dial, is an answer 502 inside TLS,
 and hooks that answer by themselves never notice. What is tunnelled reaches the origin byte

@@ -111,7 +111,7 @@ func (e *earlyDial) listenAgain(client *stream) {
 func (e *earlyDial) listen(client *stream, turn int) {
 	o := e.startListening(turn)
 	var cut error
-	if o != nil {
+	if o != nil && len(o.s.buffered()) == 0 { // of what another proxy has connected something may be there
 		cut = o.s.fill(bufferSize)
 	}
 	isHTTP := o != nil && cut == nil && speaksHTTP(o.s.buffered())

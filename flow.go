@@ -25,9 +25,12 @@ type Flow struct {
 	// of the response was known (zero: never), End when all was over.
 	Start, Answered, End time.Time
 
-	// Method and URL are those of the request as it came; URL is absolute, or the
-	// authority of a CONNECT. Both are empty if the request could not be parsed, and for
-	// a tunnel that no HTTP request asked for.
+	// Method and URL are those of the request as it came. On a connection that has a destination of
+	// its own, or by CONNECT, URL is made of that and of the path, as https://192.0.2.1/path: no Host
+	// field, :authority or server name of the client, which lead nowhere, is in it. Otherwise it is the
+	// request's target, or the authority of a CONNECT; only a request that names no destination, and is
+	// refused or answered by the proxy, has its Host field there. Both are empty if the request could
+	// not be parsed, and for a tunnel that no HTTP request asked for.
 	Method, URL string
 	// Head is the head of an HTTP/1 request that was refused because it is malformed or too
 	// large, or that did not come to its end, byte for byte as it came: the request line, the
@@ -35,6 +38,18 @@ type Flow struct {
 	// credentials. It is nil for every other request, and for those of HTTP/2: net/http, which
 	// reads them, does not show what it refuses.
 	Head []byte
+	// VerifiedName is the name that the origin's certificate was, or will be, verified for: the only
+	// name that a secret may depend on. Host, URL and Conn.ServerName are what a client says, and
+	// the address where it leads may belong to somebody else. It is in lower case, without a trailing
+	// dot; an address has no brackets. It is empty where no certificate is verified, or not by
+	// the proxy: in cleartext and in what is tunnelled unread, with a Handler or a
+	// [Proxy.Transport], with InsecureSkipVerify (even if there is a VerifyConnection) and with
+	// [Proxy.StartTLS]. A ServerName in the OriginTLS of the proxy or of the Destination is the name
+	// if there is one. An HTTPHook finds it before it calls next, and if it changes URL.Host the
+	// hooks that follow find the name of that destination; after next has returned it is that of the
+	// last one. A ConnHook finds what it would be if the Destination, as it is then, stayed so: a
+	// client certificate in its OriginTLS is a secret, too, and belongs beside a ServerName.
+	VerifiedName string
 	// Status is what the client was told, 0 if nothing.
 	Status int
 
@@ -55,7 +70,7 @@ type Flow struct {
 	Err error
 
 	up, down atomic.Int64
-	origin   http.RoundTripper // what is behind the hooks
+	origin   *hookedExchange // what is behind the hooks
 }
 
 // Sent is the number of bytes of content, or of a tunnel, that came from the client. In a

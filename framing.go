@@ -238,8 +238,11 @@ func (c *control) switches() { c.upgrade = !c.untunnellable }
 
 // hasNoContent is RFC 9112, section 6.3, items 1 and 2.
 func hasNoContent(status int, method string) bool {
-	return method == "HEAD" || status/100 == 1 || status == 204 || status == 304
+	return method == "HEAD" || status/100 == 1 || status == 204 || status == 304 || isTunnel(status, method)
 }
+
+// isTunnel reports whether a response makes a tunnel of its connection (RFC 9110, section 9.3.6).
+func isTunnel(status int, method string) bool { return method == "CONNECT" && status/100 == 2 }
 
 // checkHost enforces RFC 9112, section 3.2.
 func (c *control) checkHost(minor int) error {

@@ -15,14 +15,14 @@ type Hook any
 // ConnHook decides about destinations.
 type ConnHook interface {
 	// HookConn is called once for each destination that a client connection names: by its
-	// [Mode], by CONNECT, or by the authority of a request target. It is called before anything
-	// is dialled. If every hook answers Default, it is called again once the protocol is known,
-	// see [Conn.Protocol]; for TLS the ClientHello is then available. There is no second call
-	// for a CONNECT if the proxy has no certificate to terminate TLS with: the connection is
-	// tunnelled, unless there is [RefuseUnread]. Requests inside TLS name no new destination,
-	// whatever their Host field holds; but if what is inside is [Other], it is called once more,
-	// even if a hook has answered Intercept. Destinations that an HTTPHook chose are not passed
-	// to HookConn, only to [CheckedDial].
+	// [Mode], by CONNECT, to another proxy too, or by the authority of a request target. It is
+	// called before anything is dialled there. If every hook answers Default, it is called again
+	// once the protocol is known, see [Conn.Protocol]; for TLS the ClientHello is then available.
+	// There is no second call for a CONNECT if the proxy has no certificate to terminate TLS with:
+	// the connection is tunnelled, unless there is [RefuseUnread]. Requests inside TLS name no new
+	// destination, whatever their Host field holds; but if what is inside is [Other], it is called
+	// once more, even if a hook has answered Intercept. Destinations that an HTTPHook chose are
+	// not passed to HookConn, only to [CheckedDial].
 	//
 	// HookConn may change c.Destination, but not its Protocol. Of several hooks the first that
 	// answers anything but Default decides. An error is Reject with a reason, which goes to
@@ -63,7 +63,9 @@ type HTTPHook interface {
 	//
 	// req.URL is where the request goes, req.Host what the client called it: changing
 	// URL.Host sends the request to another destination, changing Host changes the
-	// Host field. Fields that concern one hop only were taken out of req.Header; what
+	// Host field. A CONNECT is seen where it goes to another proxy, which the connection leads to:
+	// it can be refused, but not sent elsewhere, and what is inside comes as requests of its own.
+	// Fields that concern one hop only were taken out of req.Header; what
 	// frames the content is computed anew from Body and ContentLength.
 	//
 	// A hook that reads Body must replace it. If it leaves ContentLength unchanged, the proxy
@@ -115,8 +117,8 @@ type DoneHook interface {
 func OnConn(f func(ctx context.Context, c *Conn) (Action, error)) Hook { return connFunc(f) }
 
 // OnRequest makes an [HTTPHook] of a function that sees every request before it goes
-// out and may change it. If it returns a response, that is the answer and nothing is
-// dialled. For errors see [HTTPHook].
+// out and may change it. If it returns a response, that is the answer, and the request reaches no
+// origin; that none is dialled ahead of the request either is for [Destination] to say. For errors see [HTTPHook].
 func OnRequest(f func(req *http.Request) (*http.Response, error)) Hook { return requestFunc(f) }
 
 // OnResponse makes an [HTTPHook] of a function that sees every response before it goes
@@ -195,16 +197,16 @@ type hooks struct {
 func (p *Proxy) sortHooks() (*hooks, error) {
 	h, list := new(hooks), p.Hooks
 	if p.Transport != nil {
-		h.http = transportStep{p.Transport, p.panicked}
+		h.http = engine{transportStep{p.Transport, p.panicked}}
 	}
 	for i := len(list) - 1; i >= 0; i-- {
 		known := false
 		if hook, ok := list[i].(HTTPHook); ok {
 			known = true
 			if h.http == nil {
-				h.http = engine{}
+				h.http = engine{nil}
 			}
-			if h.http = wrap(hook, h.http); h.http == nil {
+			if h.http = wrap(hook, follower{h.http}); h.http == nil {
 				return nil, fmt.Errorf("mitm: hook %d: HookHTTP of %T panicked, or returned nothing", i, hook)
 			}
 		}
@@ -265,7 +267,7 @@ func (s transportStep) RoundTrip(req *http.Request) (res *http.Response, err err
 		err = errNoResult
 	}
 	if flow := FlowFromContext(req.Context()); flow != nil && res != nil {
-		if h, ok := flow.origin.(*hookedExchange); ok {
+		if h := flow.origin; h != nil {
 			h.mu.Lock()
 			defer h.mu.Unlock()
 			h.theirs = res.Body
@@ -281,14 +283,19 @@ func hostOfURL(req *http.Request) string {
 	return req.URL.Host
 }
 
-// engine is the transport at the end of the chain: the proxy's own.
-type engine struct{}
+// engine is what is at the end of the chain: the proxy's own transport, or one in its place, which
+// is not for destinations that a Handler answers at.
+type engine struct{ transport http.RoundTripper }
 
 // RoundTrip implements http.RoundTripper for requests that came from a client of a
 // proxy. It may be called more than once for one of them.
-func (engine) RoundTrip(req *http.Request) (*http.Response, error) {
+func (e engine) RoundTrip(req *http.Request) (*http.Response, error) {
 	flow := FlowFromContext(req.Context())
-	if flow == nil || flow.origin == nil {
+	known := flow != nil && flow.origin != nil
+	switch {
+	case e.transport != nil && !(known && flow.origin.answersHere(req)):
+		return e.transport.RoundTrip(req)
+	case !known:
 		return nil, errors.New("mitm: the request has not come through the proxy")
 	}
 	return flow.origin.RoundTrip(req)

@@ -24,9 +24,11 @@ type hookedExchange struct {
 	clock    clock
 	reply    readerSource
 	minor    int
-	target   string  // origin-form, byte for byte as it came
-	url      url.URL // what hooks may change
-	sent     url.URL // as the hooks got it
+	target   string    // origin-form, byte for byte as it came
+	absolute *absolute // what is sent in its place; nil: nothing
+	inner    *route    // of the tunnel that a CONNECT asks another proxy for; nil: it is no such request
+	url      url.URL   // what hooks may change
+	sent     url.URL   // as the hooks got it
 	req      *http.Request
 	request  http.Request // what req is in HTTP/1
 	context  flowContext  // of request
@@ -45,7 +47,8 @@ type hookedExchange struct {
 	first     hookedTrip    // most exchanges make one
 	running   int           // calls of the engine that have not returned
 	streams   []context.CancelCauseFunc
-	returned  sync.Cond // one of them has
+	handlers  *handlerWriter // the latest
+	returned  sync.Cond      // one of them has
 }
 
 // asker is the exchange as its client sees it.
@@ -70,10 +73,15 @@ func (x *exchange) hooked() {
 	defer x.client.watch.disarm()
 	res, err := h.call()
 	h.stopInterim()
+	if err == nil && h.inner != nil && !isTunnel(res.StatusCode, x.method) {
+		x.closeRefused(res.StatusCode)
+	}
 	if err == nil {
 		err = h.pass(x, res)
 	}
-	switch err = h.stepOf(err); {
+	err = h.stepOf(err)
+	x.control.close = x.control.close || h.inner != nil && err != nil
+	switch {
 	case err == nil:
 	case errors.Is(err, http.ErrAbortHandler):
 		x.err = err
@@ -96,7 +104,7 @@ func newHooked(x *exchange) *hookedExchange {
 	}
 	h := &hookedExchange{
 		flow: x.flow, client: x.client, origins: &x.client.origins, route: x.route, asker: x, protocol: HTTP1,
-		control: x.control, minor: x.line.minor, near: &x.sides.near,
+		control: x.control, minor: x.line.minor, near: &x.sides.near, inner: x.inner,
 	}
 	h.returned.L = &h.mu
 	if h.flow == nil || x.client.p.sorted.http == nil { // nobody is to see what the hooks leave
@@ -114,10 +122,7 @@ func newHooked(x *exchange) *hookedExchange {
 func (h *hookedExchange) call() (res *http.Response, err error) {
 	defer h.recovered(&err)
 	hooks := h.client.p.sorted.http
-	switch {
-	case h.route.pages != nil:
-		hooks = handlerTransport{h.route.pages, h.client.p.panicked}
-	case hooks == nil, h.route.action == Tunnel:
+	if hooks == nil || h.route.action == Tunnel || h.route.pages || h.inner != nil && h.inner.action == Tunnel {
 		hooks = h
 	}
 	res, err = hooks.RoundTrip(h.req)
@@ -237,7 +242,9 @@ func (h *hookedExchange) drain() {
 func (h *hookedExchange) end() {
 	h.endTrips()
 	h.closeTrips()
+	h.stopHandlers()
 	h.endBody()
+	h.awaitHandlers()
 }
 
 // endBody makes the request's content unreadable, so that the client connection can be
@@ -294,6 +301,9 @@ func (h *hookedExchange) pass(x *exchange, res *http.Response) error {
 	}
 	if res.StatusCode == http.StatusSwitchingProtocols {
 		return h.passUpgrade(x, res)
+	}
+	if h.inner != nil && isTunnel(res.StatusCode, x.method) {
+		return h.passTunnel(x, res)
 	}
 	defer h.untilGone(h.req.Context(), res.Body)()
 	out, err := h.outgoing(x, res)

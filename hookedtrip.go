@@ -186,7 +186,7 @@ func (t *hookedTrip) close() {
 		return
 	}
 	t.closed = true
-	if t.parted() || t.status.code == http.StatusSwitchingProtocols {
+	if t.parted() || t.status.code == http.StatusSwitchingProtocols || isTunnel(t.status.code, t.method) {
 		t.abandon() // no HTTP connection any more
 	}
 	if !t.body.ended() || !t.goesOn() {
@@ -268,6 +268,9 @@ func (t *hookedTrip) uploadStep() error {
 
 // RoundTrip implements http.RoundTripper: it makes one trip to an origin server.
 func (h *hookedExchange) RoundTrip(req *http.Request) (*http.Response, error) {
+	if h.answersHere(req) {
+		return h.answer(req)
+	}
 	t, err := h.newTrip()
 	if err != nil {
 		return nil, err
@@ -275,7 +278,7 @@ func (h *hookedExchange) RoundTrip(req *http.Request) (*http.Response, error) {
 	defer h.tripReturned(t)
 	h.settle(true, (*hookedTrip).isBound)
 	t.route = h.routeOf(req.URL)
-	if t.route.key.mayHTTP2() {
+	if t.route.key.mayHTTP2() && h.inner == nil {
 		t.ctx, t.endStream = h.streamContext(req)
 		c, o, err := h.client.p.http2.get(t.ctx, t.route, h.origins)
 		if err != nil {

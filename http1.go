@@ -23,6 +23,9 @@ type exchange struct {
 	clock  clock
 	sides  *sides // nil: it had no hooks yet
 
+	consumed int    // bytes of the head
+	inner    *route // of the tunnel that is asked for, see connectThrough
+
 	keep   bool    // the client connection serves another request
 	tunnel *tunnel // what the connection becomes instead
 }
@@ -39,10 +42,10 @@ type tunnel struct {
 }
 
 // openTunnel dials r, so that the client is told what really happened. But where TLS is to be
-// opened, it can be told in there, and hooks may answer in the origin's place: then there is
-// no connection yet.
+// opened, it can be told in there, and hooks may answer in the origin's place, as a Handler does:
+// then there is no connection yet.
 func (c *client) openTunnel(r *route) (*origin, error) {
-	if c.p.opens(r) {
+	if c.p.opens(r) && (r.conn.nest == nil || c.p.dialsLate(r)) { // what another proxy says is for the client
 		return nil, nil
 	}
 	return c.dialTunnel(r)
@@ -50,7 +53,11 @@ func (c *client) openTunnel(r *route) (*origin, error) {
 
 // connected returns the tunnel that a request has asked for, to o if there is a connection.
 func (x *routed) connected(o *origin) *tunnel {
-	sniff := o == nil || x.route.action == Intercept || x.route.action == Default && x.client.p.sorted.unreadRefused
+	c, r := x.client, x.route
+	sniff := o == nil || r.action == Intercept || r.action == Default && c.p.sorted.unreadRefused
+	if r.conn.nest != nil && r.action != Tunnel { // a server that is no proxy could take it for requests
+		sniff = sniff || c.p.opensTLS() || c.p.readsAll()
+	}
 	return &tunnel{route: x.route, flow: x.flow, o: o, sniff: sniff}
 }
 
@@ -81,6 +88,7 @@ func (c *client) serveTunnel(t *tunnel) error {
 	if !t.sniff {
 		return c.relay(t.o, t.flow)
 	}
+	defer c.enter(t.route.conn.nest)()
 	err := c.sniff(t.route, t.flow, t.o)
 	if err == errIsHTTP {
 		err = c.ended(t.route.key.addr)
@@ -151,6 +159,9 @@ func (x *exchange) serve() {
 	c := x.client
 	x.flow = c.newFlow()
 	if err := x.read(); err != nil {
+		if x.serveOdd(err) {
+			return
+		}
 		x.keepHead()
 		x.err = c.blame(&OpError{Op: "read request", Err: clientGone(err)})
 		if err != io.EOF {
@@ -170,7 +181,7 @@ func (x *exchange) serve() {
 		x.connect()
 	case x.route == nil, x.control.maxForwards == 0 && countsForwards(x.method):
 		x.answerHere()
-	case c.p.sorted.http != nil && x.route.action != Tunnel, x.route.pages != nil, x.route.key.mayHTTP2():
+	case c.p.sorted.http != nil && x.route.action != Tunnel, x.route.handler != nil, x.route.key.mayHTTP2():
 		x.hooked()
 	default:
 		x.forward()
@@ -180,7 +191,7 @@ func (x *exchange) serve() {
 // read reads and understands the head of the request.
 func (x *exchange) read() error {
 	b, err := x.readHead()
-	x.raw = b
+	x.raw, x.consumed = b, len(b)
 	if err != nil {
 		return err
 	}
@@ -309,20 +320,22 @@ func (x *exchange) describe() {
 		return
 	}
 	x.flow.Method = x.method
-	switch {
-	case x.line.form == originForm || x.line.form == asteriskForm:
-		scheme := "http://"
-		if x.client.tls != nil || x.client.fixed != nil && x.client.fixed.key.tls {
-			scheme = "https://"
-		}
-		path := x.line.path
-		if x.line.form == asteriskForm { // which has none (RFC 9112, section 3.3)
-			path = nil
-		}
-		x.flow.URL = scheme + string(x.control.host) + string(path)
-	default:
+	switch fixed := x.client.fixed; {
+	case x.line.form == authorityForm, fixed == nil && x.line.form == absoluteForm:
 		x.flow.URL = string(x.line.target)
+	case fixed != nil:
+		x.flow.URL = fixed.site + string(pathOf(x.target()))
+	default: // for the proxy itself, or refused
+		x.flow.URL = "http://" + string(x.control.host) + string(pathOf(x.line.path))
 	}
+}
+
+// pathOf is what an URL has of a target (RFC 9112, section 3.3).
+func pathOf(target []byte) []byte {
+	if string(target) == "*" {
+		return nil
+	}
+	return target
 }
 
 // methodString avoids memory for the usual methods.
@@ -340,7 +353,11 @@ func (x *exchange) forward() {
 	t := &x.trip
 	x.client.startTrip(t, x.route, x.method)
 	t.request.start(nil, x.control.framing, x.client.p.limits.contentTime)
-	t.request.out = appendRequestLine(t.request.out, x.line.method, x.target())
+	target := x.line.target
+	if !x.isNested() {
+		target = x.target()
+	}
+	t.request.out = appendRequestLine(t.request.out, x.line.method, target)
 	w := x.requestRewrite()
 	t.request.out = w.appendTo(t.request.out)
 	t.bound = x.control.connectionBound
@@ -396,11 +413,13 @@ func (x *exchange) requestRewrite() rewrite {
 	switch {
 	case x.route.host != "":
 		host = append(host, x.route.host...)
-	case x.line.form == absoluteForm:
+	case x.line.form == absoluteForm && !x.isNested():
 		host = x.line.appendAuthority(host)
 	default:
 		w.keepHost = true
-		if x.control.hosts == 0 { // HTTP/1.0
+		if x.control.hosts == 0 && x.line.host != nil {
+			host = x.line.appendAuthority(host)
+		} else if x.control.hosts == 0 { // HTTP/1.0
 			host = append(host, x.route.authority()...)
 		}
 	}

@@ -62,6 +62,14 @@ func (x *http2Exchange) serve() {
 		return
 	}
 	switch {
+	case x.line.form == authorityForm && x.client.fixed != nil:
+		if err := x.connectThrough(); err != nil {
+			status, err := denial(err)
+			x.err = err
+			x.answer(status, err.Error())
+			return
+		}
+		x.connect()
 	case x.line.form == authorityForm:
 		x.connect()
 	case x.route == nil, x.control.maxForwards == 0 && countsForwards(x.req.Method):
@@ -215,7 +223,11 @@ func (x *http2Exchange) describe() {
 		return
 	}
 	x.flow.Method, x.flow.URL = x.req.Method, x.req.Host
-	if x.req.Method != http.MethodConnect {
+	switch fixed := x.client.fixed; {
+	case x.req.Method == http.MethodConnect:
+	case fixed != nil:
+		x.flow.URL = fixed.site + string(pathOf([]byte(x.req.RequestURI)))
+	default:
 		x.flow.URL = x.scheme() + "://" + x.req.Host + x.req.RequestURI
 	}
 }

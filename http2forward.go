@@ -20,6 +20,11 @@ func (x *http2Exchange) forward() {
 	}
 	h.endTrips()
 	h.closeTrips()
+	h.stopHandlers()
+	if h.handlers != nil && x.body != nil {
+		x.body.Close()
+	}
+	h.awaitHandlers()
 	if err != nil {
 		x.fail(h.stepOf(err))
 	}
@@ -46,8 +51,11 @@ func newHTTP2Hooked(x *http2Exchange) *hookedExchange {
 	if req.Host == "" || x.route.host != "" {
 		req.Host = x.route.hostField()
 	}
-	if x.control.framing.empty() && req.ContentLength == 0 {
+	if isConnect := x.line.form == authorityForm; isConnect || x.control.framing.empty() && req.ContentLength == 0 {
 		req.Body = http.NoBody
+		if isConnect { // what follows is no content
+			req.ContentLength = 0
+		}
 	} else {
 		x.body = &http2Body{x: x, ReadCloser: x.req.Body}
 		h.own, req.Body = x.body, x.body

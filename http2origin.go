@@ -152,24 +152,24 @@ func (hs *http2Origins) dial(ctx context.Context, r *route, os *origins) (c *htt
 		hs.dialed(r.key, failed)
 	}()
 	if early := r.takeEarly(); early != nil {
-		if c, o, err = hs.useEarly(early, r.key, os); c != nil || o != nil || err != nil {
+		if c, o, err = hs.useEarly(early, r, os); c != nil || o != nil || err != nil {
 			return c, o, err
 		}
 	}
 	if o, err = os.dialer.open(ctx, r.key, r.conn); err != nil {
 		return nil, nil, err
 	}
-	return hs.use(o, r.key, os)
+	return hs.use(o, r, os)
 }
 
 // useEarly is use for a connection that was dialled early. That may have waited for long, and be
 // closed meanwhile, or be of no use otherwise: then it returns nothing.
-func (hs *http2Origins) useEarly(early *earlyDial, key originKey, os *origins) (*http2Origin, *origin, error) {
+func (hs *http2Origins) useEarly(early *earlyDial, r *route, os *origins) (*http2Origin, *origin, error) {
 	o, err := early.takeHTTP()
 	if o == nil {
 		return nil, nil, err
 	}
-	c, o, err := hs.use(o, key, os)
+	c, o, err := hs.use(o, r, os)
 	switch {
 	case err != nil:
 		return nil, nil, nil
@@ -183,12 +183,12 @@ func (hs *http2Origins) useEarly(early *earlyDial, key originKey, os *origins) (
 }
 
 // use begins HTTP/2 on o if that is what it speaks.
-func (hs *http2Origins) use(o *origin, key originKey, os *origins) (*http2Origin, *origin, error) {
+func (hs *http2Origins) use(o *origin, r *route, os *origins) (*http2Origin, *origin, error) {
 	if o.state != nil {
-		hs.choices.put(key, o)
+		hs.choices.put(r.key, o, r.conn)
 	}
-	if key.alpn == protoH2C || o.choseHTTP2() {
-		c, err := hs.add(o, key)
+	if r.key.alpn == protoH2C || o.choseHTTP2() {
+		c, err := hs.add(o, r.key)
 		return c, nil, err
 	}
 	return nil, o, os.attach(o)

@@ -13,19 +13,34 @@ import (
 // connect makes a connection of the stream (RFC 9113, section 8.5), which is served like one
 // that was accepted.
 func (x *http2Exchange) connect() {
+	var o *origin
+	if x.route.conn.nest != nil {
+		var answered bool
+		if o, answered = x.askProxy(); answered {
+			return
+		}
+	}
 	nc := newHTTP2Tunnel(x)
 	defer nc.stop()
 	c := x.client.p.newClient(x.ctx, nc)
 	if c == nil {
 		x.broken, x.err = true, ErrProxyClosed
+		if o != nil {
+			o.s.close()
+		}
 		return
 	}
-	c.run(func() { x.err = x.blame(x.serveTunnel(c)) })
+	c.run(func() { x.err = x.blame(x.serveTunnel(c, o)) })
 	x.broken = x.broken || nc.wasReset.Load()
 }
 
-func (x *http2Exchange) serveTunnel(c *client) error {
-	o, err := c.openTunnel(x.route)
+// serveTunnel serves what is inside of the stream. o is not nil if it is connected already.
+func (x *http2Exchange) serveTunnel(c *client, o *origin) (err error) {
+	if o != nil {
+		err = c.origins.attach(o)
+	} else {
+		o, err = c.openTunnel(x.route)
+	}
 	if err != nil {
 		x.fail(err)
 		return x.err

@@ -27,6 +27,7 @@ func (h *hookedExchange) newRequest(x *exchange) {
 	r := &h.request
 	h.req, h.flow.Request, h.flow.RequestFields = r, r, names
 	h.setURL(h.path(x), x.route)
+	h.absolute = newAbsolute(x, r.Host)
 	switch h.control.kind {
 	case knownLength:
 		r.ContentLength = h.control.length
@@ -134,6 +135,8 @@ func (t *hookedTrip) response(req *http.Request) *http.Response {
 		if res.Body = (upgraded{t, t.o.s}); header["Upgrade"] == nil {
 			header["Upgrade"] = []string{t.protocol}
 		}
+	case isTunnel(t.status.code, t.method):
+		res.Body = upgraded{t, t.o.s}
 	case t.control.framing.empty():
 		t.Close()
 		res.Body = http.NoBody

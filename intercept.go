@@ -176,6 +176,7 @@ func (op *opening) decide(hello *tls.ClientHelloInfo) error {
 	}
 	d.TLS = plain
 	op.route.key = op.conn.key()
+	op.flow.goes(c.p.identify(op.route))
 	return errNotOpened
 }
 
@@ -189,8 +190,16 @@ func (c *client) ownCertificate(hello *tls.ClientHelloInfo) (cert *tls.Certifica
 // answers in time, and begins the origin's handshake.
 func (op *opening) negotiate(offered []string) string {
 	c, r := op.c, op.route
-	if r.action == Reject || r.pages != nil || !r.key.tls {
+	if allowed := r.conn.Destination.Protocols; allowed != nil {
+		offered = slices.DeleteFunc(slices.Clone(offered), func(p string) bool { return !slices.Contains(allowed, p) })
+	}
+	if r.action == Reject || !r.key.tls {
 		return choice{}.answer(offered, false)
+	}
+	if c.p.dialsLate(r) {
+		r.key.alpn = choice{}.answer(offered, false)
+		op.early = c.lead(op.early, r)
+		return r.key.alpn
 	}
 	r.key.alpn = strings.Join(offered, ",")
 	op.early = c.lead(op.early, r)
@@ -213,10 +222,10 @@ func (op *opening) negotiate(offered []string) string {
 		o = op.awaitOrigin()
 	}
 	if o == nil || o.state == nil {
-		c.p.choices.miss(asked)
+		c.p.choices.miss(asked, op.conn)
 		return choice{}.answer(offered, false)
 	}
-	op.mirror = c.p.choices.put(asked, o)
+	op.mirror = c.p.choices.put(asked, o, op.conn)
 	return op.mirror.answer(offered, true)
 }
 

@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"slices"
 	"strings"
 )
 
@@ -44,6 +45,27 @@ type Destination struct {
 	// Protocol [HTTP1] serves HTTP/1 without looking first. With any other value the protocol
 	// is found out by the first bytes.
 	Protocol Protocol
+	// Handler, if not nil, answers the requests in place of an origin: nothing is looked up or
+	// dialled, and Addr, which must not be empty, is only a name. HTTPHooks are called around it; if
+	// one sends a request elsewhere by changing its URL.Host, that is dialled. It sees requests as
+	// it would in an http.Server, with all of the URL; its ResponseWriter implements http.Flusher
+	// but not http.Hijacker, and the context of a request ends when its client leaves. A panic is
+	// answered with 502 (Bad Gateway) and logged, that with http.ErrAbortHandler cuts the
+	// connection. Clients that do not speak HTTP, and TLS without a certificate for it, are reset,
+	// even if a [ConnHook] answers Tunnel: there is nobody to relay to.
+	Handler http.Handler
+	// DialLate puts off look-up and connection until a request, or a protocol that is only relayed,
+	// needs them. Then the client's TLS is terminated without the origin's choice of a protocol
+	// and of a certificate, a dial that fails is reported inside, and a server that speaks first is
+	// not heard before the client. With a [Proxy.Transport] it is always so. A ConnHook that
+	// answers Tunnel has the origin dialled at once all the same.
+	DialLate bool
+	// Protocols are those that a client may negotiate by ALPN (RFC 7301), as in "h2" and
+	// "http/1.1": of a client's offer the others are ignored, and not offered to the origin either.
+	// HTTP of a version that is not listed, which a client can begin without negotiation, is
+	// refused with 505 (HTTP Version Not Supported). Nil: all. They are for connections that
+	// have a destination, of their own or by CONNECT. The slice must not be changed any more.
+	Protocols []string
 	// Source, if valid, is the address to connect from, also one that is not this
 	// machine's, and Mark, if not 0, the mark of the socket: see [Transparent]. They are
 	// heeded if [Proxy.Dial] is nil or made by [CheckedDial].
@@ -106,6 +128,7 @@ type Conn struct {
 
 	s        *stream
 	isOwn    func(credentials string) bool // says which the mode has asked for and got; nil: none
+	nest     *nest                         // how the destination is reached
 	listener net.Addr                      // where the connection was accepted; nil: not by Serve
 	opaque   bool                          // TLS that can't be terminated
 }
@@ -170,6 +193,15 @@ const (
 // String returns the protocol's usual name.
 func (p Protocol) String() string {
 	return [...]string{"unknown", "HTTP/1", "HTTP/2", "TLS", "other"}[min(p, Other)]
+}
+
+// allows reports whether clients may speak a version of HTTP to d.
+func (d *Destination) allows(p Protocol) bool {
+	name := protoHTTP1
+	if p == HTTP2 {
+		name = protoHTTP2
+	}
+	return d.Protocols == nil || slices.Contains(d.Protocols, name)
 }
 
 // modeChecker is a mode that can tell before the first connection that it won't work.

@@ -103,7 +103,7 @@ func TestTransparentLookup(t *testing.T) {
 		c := dial(t, start(t, p))
 		c.send("GET http://" + other + "/ HTTP/1.1\r\nHost: " + other + "\r\n\r\n")
 		c.wantStatus(200)
-		if got := <-heads; got != "GET / HTTP/1.1\r\nHost: "+other+"\r\n\r\n" {
+		if got := <-heads; got != "GET http://"+other+"/ HTTP/1.1\r\nHost: "+other+"\r\n\r\n" {
 			t.Errorf("the origin got %q", got)
 		}
 		if f := nextFlow(t, flows); f.Conn.Destination.Addr != addr || f.Err != nil {

@@ -29,6 +29,10 @@ func (t *hookedTrip) prepare(req *http.Request) error {
 	if err != nil {
 		return err
 	}
+	if a := h.absolute; a != nil && t.route == h.route {
+		w.keepHost = req.Host == a.host
+		target = a.of(target, req, target != h.target)
+	}
 	f, src, err := h.requestContent(req)
 	if err != nil {
 		return err
@@ -94,6 +98,9 @@ func (t *hookedTrip) attach(req *http.Request, src *readerSource) error {
 
 // requestTarget returns the target byte for byte as it came unless a hook changed it.
 func (h *hookedExchange) requestTarget(req *http.Request) (string, error) {
+	if h.inner != nil && req.Method == http.MethodConnect {
+		return h.tunnelTarget(req)
+	}
 	if !isToken(req.Method) || req.Method == http.MethodConnect {
 		return "", errHookMethod
 	}
@@ -129,12 +136,12 @@ func (h *hookedExchange) routeTo(u *url.URL) *route {
 	d := Destination{Addr: net.JoinHostPort(u.Hostname(), port), TLS: u.Scheme == "https", Protocol: HTTP1}
 	d.Source, d.Mark = h.route.key.options.source, h.route.key.options.mark // firewall rules may need them
 	conn := h.client.newConn(d)
-	conn.Protocol = HTTP1
+	conn.Protocol, conn.nest = HTTP1, nil
 	key := conn.key()
 	if d.TLS {
 		key = key.forHTTP(h.protocol)
 	}
-	return &route{conn: conn, key: key, once: true}
+	return h.client.p.identify(&route{conn: conn, key: key, once: true})
 }
 
 // requestRewrite merges the fields that hooks left with those that came.
@@ -219,9 +226,18 @@ func (h *hookedExchange) outgoing(x *exchange, res *http.Response) (src *readerS
 	src.closing = w.close
 	x.reply.start(x.client.s, w.framing, x.client.p.limits.contentTime)
 	x.reply.last = h.unread() && !h.busy()
+	w.describe(res.Header)
 	x.reply.out = appendStatusLine(x.reply.out, res.StatusCode, reason)
 	x.reply.out = w.appendTo(x.reply.out)
 	return src, nil
+}
+
+// describe adds the length that a hook gave for content that is not sent, as in an answer to HEAD.
+func (w *rewrite) describe(header http.Header) {
+	c := w.control
+	if w.framing.kind == noContent && w.describes() && !c.hasLength && c.readLength([]byte(header.Get("Content-Length"))) == nil {
+		w.framing = framing{kind: knownLength, length: c.length}
+	}
 }
 
 // reasonOf returns the reason phrase of Status if that belongs to StatusCode.

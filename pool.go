@@ -25,10 +25,13 @@ type originKey struct {
 	serverName string      // that is asked for, and that the certificate must have
 	alpn       string      // protocols offered, the preferred one first, with commas between
 	config     *tls.Config // nil: the one of all origins
+	nest       *nest       // nil: the connection leads there by itself
 }
 
 // socket returns the part of the key that matters before TLS.
-func (k originKey) socket() originKey { return originKey{addr: k.addr, options: k.options} }
+func (k originKey) socket() originKey {
+	return originKey{addr: k.addr, options: k.options, nest: k.nest}
+}
 
 // maxKeyNames is how long names may be that are remembered. Those of hosts have 253 bytes.
 const maxKeyNames = 1024

@@ -26,7 +26,8 @@ type Proxy struct {
 	// Hooks see and change what passes, see [Hook]. The first is the outermost.
 	Hooks []Hook
 	// Transport, if not nil, gets responses in place of the built-in engine: it is
-	// what HTTPHooks find at the end of the chain, and routes by req.URL. Dial, OriginTLS,
+	// what HTTPHooks find at the end of the chain, and routes by req.URL. Nothing is dialled before a
+	// tunnel needs it, see Destination.DialLate, and where a Destination.Handler answers it is not used. Dial, OriginTLS,
 	// the timeouts for origins, field order and the guard against loops do not apply to
 	// it, and tunnels do not use it. An http.Transport needs DisableCompression, or it asks
 	// for gzip by itself.
@@ -145,7 +146,7 @@ func (p *Proxy) init() error {
 		p.http2.start(&p.limits, &p.choices)
 		p.certificates = certificatePages(p.CA)
 		p.dialer = dialer{
-			dial: p.Dial, timeout: p.limits.dialTime, handshake: p.limits.tlsTime,
+			dial: p.Dial, timeout: p.limits.dialTime, handshake: p.limits.tlsTime, head: p.limits.head,
 			config: p.defaultOriginTLS(), mayLoop: p.mayLoop, guard: &p.guard,
 			startTLS: p.StartTLS, panicked: p.panicked,
 		}

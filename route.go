@@ -13,9 +13,14 @@ type route struct {
 	action Action
 	err    error // why it is rejected
 	key    originKey
-	host   string       // not empty: what the Host field becomes
-	once   bool         // a hook's destination, for one exchange: nothing stays with it
-	pages  http.Handler // answers in place of an origin
+	host   string // not empty: what the Host field becomes
+	once   bool   // a hook's destination, for one exchange: nothing stays with it
+
+	handler http.Handler // answers in place of an origin
+	pages   bool         // handler is the proxy's own: no hooks are called around it
+
+	site     string // scheme and authority, which an URL there begins with
+	verified string // the name that the origin's certificate is verified for, "" if none
 
 	mu    sync.Mutex
 	bound *origin     // idle and bound to this client, see origin.bound

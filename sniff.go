@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/http"
 	"net/netip"
 	"os"
 	"time"
@@ -128,7 +129,7 @@ var errIsHTTP = errors.New("the connection has exchanges of its own")
 // that is dialled meanwhile, is watched too: a server that speaks first is relayed.
 func (c *client) sniff(r *route, flow *Flow, o *origin) error {
 	early := c.newEarlyDial(r)
-	if o != nil || !c.needsNoOrigin(r) {
+	if o != nil || !c.needsNoOrigin(r) && !(c.p.opensTLS() && c.p.choices.speaksHTTP(r.key) && c.speaksSoon()) {
 		early.begin(c.s, o)
 	}
 	conn := c.newConn(r.conn.Destination)
@@ -176,9 +177,22 @@ func (c *client) newEarlyDial(r *route) *earlyDial {
 }
 
 // needsNoOrigin says whether it can be put off to connect to where r leads: the client will
-// be the first to speak, and there may be an idle connection, or no need for one.
+// be the first to speak, or there is no need for a connection at all.
 func (c *client) needsNoOrigin(r *route) bool {
-	return r.pages != nil || r.conn.Destination.Protocol == HTTP1 || c.p.opensTLS() && c.p.choices.speaksHTTP(r.key)
+	return c.p.dialsLate(r) || r.conn.Destination.Protocol == HTTP1
+}
+
+// soon is how long a client of a server that is known for HTTPS has to be the first to speak, as
+// most are. Then there may be an idle connection that fits better than a new one.
+const soon = 100 * time.Millisecond
+
+// speaksSoon reports whether the client begins, or ends, within that time.
+func (c *client) speaksSoon() bool {
+	if len(c.s.buffered()) > 0 {
+		return true
+	}
+	c.s.readWithin(soon)
+	return !isTimeout(c.s.fill(bufferSize))
 }
 
 // serveTLS serves a client that begins with a ClientHello: what is inside, if it is opened.
@@ -212,7 +226,7 @@ func (c *client) serveInside(op *opening) error {
 		conn.Protocol = HTTP2
 		return c.serveNegotiated(op)
 	}
-	if op.early.begun() && r.action != Reject && r.pages == nil {
+	if op.early.begun() && r.action != Reject && r.handler == nil {
 		op.early.listenAgain(c.s)
 	}
 	var err error
@@ -285,6 +299,10 @@ var errNoPreface = fmt.Errorf("%w: HTTP/2 was negotiated, and its preface did no
 // serveProtocol serves what r.conn says is spoken.
 func (c *client) serveProtocol(r *route, flow *Flow, early *earlyDial) error {
 	if r.action != Tunnel && (r.conn.Protocol == HTTP1 || r.conn.Protocol == HTTP2) { // a Reject is told in HTTP
+		if !r.conn.Destination.allows(r.conn.Protocol) {
+			early.close()
+			return c.refuseVersion(r)
+		}
 		if early.begun() {
 			r.early = early
 		}
@@ -298,14 +316,16 @@ func (c *client) serveProtocol(r *route, flow *Flow, early *earlyDial) error {
 		early.close()
 		return errIsHTTP
 	}
-	if r.action == Reject || r.pages != nil {
+	if r.action == Reject || r.handler != nil {
 		early.close()
 		c.s.reset()
-		return cmp.Or[error](r.err, &OpError{Op: "relay", Addr: r.key.addr, Err: errPagesOnly})
+		return cmp.Or[error](r.err, &OpError{Op: "relay", Addr: r.key.addr, Err: errHandlerOnly})
 	}
-	if flow != nil {
-		flow.Conn = r.conn
+	if r.action != Tunnel && c.p.dialsLate(r) && !early.begun() && len(c.s.buffered()) == 0 { // there was nothing to dial for
+		c.s.close()
+		return nil
 	}
+	flow.goes(r)
 	o, err := early.take()
 	if err == nil && early.cut != nil {
 		c.origins.close(o)
@@ -340,10 +360,9 @@ func (c *client) decideAgain(r *route, flow *Flow, conn *Conn) *route {
 		}
 		return again
 	}
-	if flow != nil {
-		flow.Conn = conn
-	}
-	return &route{conn: conn, action: r.action, err: r.err, key: conn.key(), host: r.host, pages: r.pages}
+	again := &route{conn: conn, action: r.action, err: r.err, key: conn.key(), host: r.host, handler: r.handler, pages: r.pages}
+	flow.goes(c.p.identify(again))
+	return again
 }
 
 // firstBytes reads until it is clear what the client speaks, or the origin speaks. It
@@ -432,5 +451,27 @@ func (c *client) lead(e *earlyDial, r *route) *earlyDial {
 
 // opens says whether what is spoken to r is looked at before there is an origin.
 func (p *Proxy) opens(r *route) bool {
-	return r.pages != nil || p.opensTLS() && r.action != Tunnel
+	return r.action != Tunnel && (p.opensTLS() || p.dialsLate(r))
+}
+
+// dialsLate reports whether nothing is dialled for r before it is needed, if it ever is.
+func (p *Proxy) dialsLate(r *route) bool {
+	return r.handler != nil || r.conn.Destination.DialLate || p.Transport != nil
+}
+
+// errVersionHere is HTTP of a version that is not in Destination.Protocols.
+var errVersionHere = errors.New("version of HTTP that is not for this destination")
+
+// refuseVersion answers a client whose HTTP is not in Destination.Protocols. In HTTP/2 there is no
+// answer that every client understands; this is what a server of HTTP/1 says.
+func (c *client) refuseVersion(r *route) error {
+	var reply sender
+	reply.start(c.s, framing{}, c.p.limits.contentTime)
+	reply.out = appendStatusLine(reply.out, http.StatusHTTPVersionNotSupported, http.StatusText(http.StatusHTTPVersionNotSupported))
+	reply.out = append(appendDate(reply.out), "Content-Length: 0\r\nConnection: close\r\n\r\n"...)
+	if reply.flush() == nil {
+		c.s.linger()
+	}
+	reply.done()
+	return &OpError{Op: "read request", Addr: r.key.addr, Err: errVersionHere}
 }

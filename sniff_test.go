@@ -77,7 +77,7 @@ func TestSniffHTTP1Segments(t *testing.T) {
 				if got := <-heads; got != request {
 					t.Errorf("pieces of %d: the origin got %q", size, got)
 				}
-				if f := <-flows; f.Method != "GET" || f.URL != "http://h/x" || f.Tunnel || f.Err != nil {
+				if f := <-flows; f.Method != "GET" || f.URL != "http://origin.test/x" || f.Tunnel || f.Err != nil {
 					t.Errorf("pieces of %d: flow %s %s, tunnel %v, %v", size, f.Method, f.URL, f.Tunnel, f.Err)
 				}
 				if got := client.unread(); got != ok200 {

@@ -28,7 +28,7 @@ func TestSOCKSInsideHTTP(t *testing.T) {
 	for _, target := range []string{"/x", "http://" + elsewhere + "/x"} {
 		c.send("GET " + target + " HTTP/1.1\r\nHost: " + elsewhere + "\r\n\r\n")
 		c.wantStatus(200)
-		if got, want := <-heads, "GET /x HTTP/1.1\r\nHost: "+elsewhere+"\r\n\r\n"; got != want {
+		if got, want := <-heads, "GET "+target+" HTTP/1.1\r\nHost: "+elsewhere+"\r\n\r\n"; got != want {
 			t.Errorf("the origin got %q, want %q", got, want)
 		}
 		if got, want := <-seen, "GET "+elsewhere+" "+addr; got != want {

@@ -92,9 +92,7 @@ func (c *client) decideRoute(flow *Flow, line *requestLine, name string) *route 
 // follow makes r the route of the request, unless it is rejected.
 func (x *routed) follow(r *route) error {
 	x.route = r
-	if x.flow != nil {
-		x.flow.Conn = x.route.conn
-	}
+	x.flow.goes(r)
 	if x.route.action == Reject {
 		return x.route.err
 	}
@@ -104,7 +102,7 @@ func (x *routed) follow(r *route) error {
 // fits says whether a request makes sense to the server that r leads to.
 func (x *routed) fits(r *route) error {
 	switch {
-	case x.line.form == authorityForm:
+	case x.line.form == authorityForm && !r.mayBeProxy():
 		return errNoConnect
 	case x.line.https && !r.key.tls && x.client.tls == nil:
 		return errInTheClear

@@ -314,7 +314,7 @@ func TestStartTLSFails(t *testing.T) {
 			if res.StatusCode != http.StatusBadGateway || strings.Contains(body, "oops") {
 				t.Errorf("got %s: %s", res.Status, body)
 			}
-			f := flowOf(t, flows, "https://site.test/secret")
+			f := flowOf(t, flows, "https://"+strings.TrimSuffix(e.addr, ":443")+"/secret")
 			wantTLSError(t, f, e.addr)
 			if !strings.Contains(f.Err.Error(), why) {
 				t.Errorf("flow ended with %v", f.Err)

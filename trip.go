@@ -465,7 +465,7 @@ func (t *trip) keep() {
 	}
 	whole := t.origins.detach(o)
 	o.s.release()
-	o.bound = o.bound || t.bound || t.control.connectionBound
+	o.bound = o.bound || t.bound || o.key.nest != nil || t.control.connectionBound
 	switch {
 	case !whole, o.bound && t.route.once:
 		o.s.close()
