@@ -47,8 +47,20 @@ func (x *exchange) cause(err error) error {
 	return context.Cause(x.client.ctx)
 }
 
+// endResponse shows the client that the response is through where only the end of the connection says
+// so, while its content goes on.
+func (x *exchange) endResponse() {
+	if x.reply.framing.kind == closeFramed {
+		x.client.s.closeWrite()
+	}
+}
+
 // linger closes after an answer whose request may not have been read to its end.
-func (x *exchange) linger() { x.client.s.linger() }
+func (x *exchange) linger() {
+	if x.body == nil || !x.body.ended() || halfCloser(x.client.s.given()) != nil {
+		x.client.s.linger()
+	} // else nothing that came is in the way of the answer, and an end at once is a clean one
+}
 
 // refuse answers a request that can't be served, and closes: what follows it may be
 // its content, or not even a request.
@@ -94,6 +106,9 @@ func (x *routed) tellable(status int, text string) string {
 func (x *exchange) answer(status int, text string, closing bool) (keep bool) {
 	x.answered(status)
 	closing = closing || x.client.p.closing.Load()
+	if closing {
+		x.client.s.ignore()
+	}
 	text = x.tellable(status, text)
 	x.reply.start(x.client.s, framing{}, x.client.p.limits.contentTime)
 	b := appendStatusLine(x.reply.out, status, http.StatusText(status))

@@ -46,12 +46,14 @@ type body struct {
 	src *stream
 	framing
 	idle  time.Duration // how long a read may take
+	clock *clock        // of both directions; nil: of this one alone
 	by    time.Time     // when it has to be over, see drain; zero: idle counts
 	limit headLimits    // of the trailer section
 	names []byte        // fields that must not go on, see control
 
 	left     int64  // of the content, or of the chunk being read
 	rest     []byte // what Read has not delivered yet
+	pads     bool   // blanks may follow a chunk size, see control
 	inChunks bool   // the first chunk has begun, so CRLF is due before the next size
 	waste    int64  // bytes of chunk extensions minus bytes of content
 	count    int64  // content bytes so far
@@ -67,7 +69,7 @@ type headLimits struct{ bytes, fields int }
 // start makes b read the content of a message with c from src.
 func (b *body) start(src *stream, c *control, idle time.Duration, limit headLimits) {
 	*b = body{
-		src: src, framing: c.framing, names: c.names, idle: idle, limit: limit,
+		src: src, framing: c.framing, names: c.names, idle: idle, limit: limit, pads: c.pads,
 		trailers: b.trailers[:0], lines: b.lines[:0],
 	}
 	if b.kind == knownLength {
@@ -111,7 +113,7 @@ func (b *body) ready() bool {
 	}
 	have = have[skip:]
 	lf := bytes.IndexByte(have, '\n')
-	if lf > 0 && isLastChunk(have[:lf]) {
+	if lf > 0 && isLastChunk(have[:lf], b.pads) {
 		return bytes.Contains(have[lf-1:], []byte("\r\n\r\n"))
 	}
 	return lf >= 0 && lf+1 < len(have)
@@ -119,11 +121,11 @@ func (b *body) ready() bool {
 
 // isLastChunk says whether a chunk line has the size 0. One that only begins with 0 is padded:
 // whoever looked behind it for the end of the trailers would look through many chunks for each.
-func isLastChunk(line []byte) bool {
+func isLastChunk(line []byte, pads bool) bool {
 	if line[0] != '0' {
 		return false
 	}
-	size, err := parseChunkSize(bytes.TrimSuffix(line, []byte{'\r'}))
+	size, err := parseChunkSize(bytes.TrimSuffix(line, []byte{'\r'}), pads)
 	return size == 0 && err == nil
 }
 
@@ -166,6 +168,7 @@ func (b *body) some() ([]byte, error) {
 // took accounts for n bytes of content that left the stream.
 func (b *body) took(n int64) {
 	b.count += n
+	b.clock.tick()
 	b.waste = max(0, b.waste-n)
 	if b.kind == closeFramed {
 		return
@@ -203,7 +206,7 @@ func (b *body) nextChunk() error {
 		return err
 	}
 	b.inChunks = true
-	if b.left, err = parseChunkSize(line); err != nil {
+	if b.left, err = parseChunkSize(line, b.pads); err != nil {
 		return err
 	}
 	if b.waste += int64(max(0, len(line)-freeChunkLine)); b.waste > maxChunkWaste {
@@ -215,8 +218,9 @@ func (b *body) nextChunk() error {
 	return nil
 }
 
-// parseChunkSize reads the size and skips the extensions (RFC 9112, section 7.1.1).
-func parseChunkSize(line []byte) (n int64, err error) {
+// parseChunkSize reads the size and skips the extensions (RFC 9112, section 7.1.1). With pads,
+// blanks alone may follow the size, as some servers write it; no client needs to.
+func parseChunkSize(line []byte, pads bool) (n int64, err error) {
 	const maxDigits = 15 // what an int64 holds for certain
 	digits := 0
 	for ; digits < len(line); digits++ {
@@ -230,7 +234,8 @@ func parseChunkSize(line []byte) (n int64, err error) {
 		n = n<<4 | int64(d)
 	}
 	ext := trimBlanks(line[digits:])
-	if digits == 0 || len(line) > digits && (len(ext) == 0 || ext[0] != ';') || !validValue(ext) {
+	padded := len(ext) == 0 && len(line) > digits
+	if digits == 0 || padded && !pads || len(ext) > 0 && ext[0] != ';' || !validValue(ext) {
 		return 0, errChunkSize
 	}
 	return n, nil

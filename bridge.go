@@ -133,7 +133,7 @@ func (r *rawHead) original(i int, name string) (old *field, key string) {
 func hidden(f *field, c *control) bool {
 	switch f.kind {
 	case hostField, transferEncodingField, connectionField, keepAliveField, proxyConnectionField,
-		proxyAuthorizationField, http2SettingsField:
+		ownCredentialsField, http2SettingsField:
 		return true
 	case upgradeField:
 		return !c.upgrade
@@ -172,6 +172,7 @@ func (m *merged) merge(header http.Header, names []string, raw *rawHead) error {
 		m.taken = append(m.taken, key)
 		if old != nil && string(old.value) == values[n] {
 			m.fields = append(m.fields, *old)
+			m.fields[len(m.fields)-1].kind = kind // what a hook sets is not for the proxy itself
 		} else if err := m.append(name, values[n]); err != nil {
 			return err
 		}
@@ -273,7 +274,7 @@ func withoutPort(addr, port string) string {
 func announced(header http.Header) (trailer http.Header) {
 	for _, list := range header["Trailer"] {
 		tokens([]byte(list), func(name []byte) bool {
-			if !allowedInTrailer(&field{name: name, kind: kindOf(name)}) {
+			if !mayTrail(name) {
 				return true
 			}
 			if trailer == nil {

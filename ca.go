@@ -9,10 +9,12 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"encoding/asn1"
 	"encoding/pem"
 	"errors"
 	"fmt"
 	"math/big"
+	"slices"
 	"strings"
 	"time"
 )
@@ -23,19 +25,29 @@ const caLife = 5 * 365 * 24 * time.Hour
 // CA is a certificate authority that issues a certificate for each name that clients ask
 // for. NewCA, LoadCA and OpenCA make one; the private key does not leave it. Its methods
 // may be called by several goroutines at once.
+//
+// A client whose ClientHello rules out an ECDSA key of the curve P-256 is shown a certificate with
+// an RSA key of 2048 bits, which is generated for the first such client. The authority's own key
+// signs both. Clients that verify only RSA signatures, in the whole chain (old embedded ones, or
+// those whose signature_algorithms_cert says so), need an authority with an RSA key, see LoadCA.
 type CA struct {
-	chain  []*x509.Certificate // the issuer first, then those above it
-	key    crypto.Signer       // of the issuer
-	above  [][]byte            // what is sent after a leaf
-	leaf   *ecdsa.PrivateKey   // one key for all leaves
-	leaves leafCache
+	chain []*x509.Certificate // the issuer first, then those above it
+	key   crypto.Signer       // of the issuer
+	above [][]byte            // what is sent after a leaf
+
+	constrained bool     // a certificate of chain has name constraints
+	keys        leafKeys // of all leaves
+	leaves      leafCache
 }
 
-// NewCA creates an authority with a new key (ECDSA P-256) that is valid for five years.
-// name is its common name, of at most 64 bytes; "" means "mitm CA".
+// NewCA creates an authority with a new key (ECDSA P-256; for RSA see [LoadCA]) that is valid for
+// five years.
+// name is its common name, of at most 64 bytes. "" means one like "mitm CA 3f9a1c", whose end is
+// random: a client that still trusts an earlier authority of the same name would see a bad signature,
+// where otherwise it says that it does not know this one.
 func NewCA(name string) (*CA, error) {
 	if name == "" {
-		name = "mitm CA"
+		name = defaultName()
 	}
 	if len(name) > maxCommonName {
 		return nil, fmt.Errorf("mitm: new CA: name of more than %d bytes", maxCommonName)
@@ -49,6 +61,12 @@ func NewCA(name string) (*CA, error) {
 		return nil, fmt.Errorf("mitm: new CA: %w", err)
 	}
 	return newCA([]*x509.Certificate{cert}, key)
+}
+
+func defaultName() string {
+	var b [3]byte
+	rand.Read(b[:]) // never fails
+	return fmt.Sprintf("mitm CA %x", b)
 }
 
 // selfSigned makes a root that may issue leaves, but no other authority.
@@ -81,20 +99,29 @@ func newSerial() *big.Int {
 }
 
 func newCA(chain []*x509.Certificate, key crypto.Signer) (*CA, error) {
-	leaf, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	keys, err := newLeafKeys()
 	if err != nil {
 		return nil, err
 	}
-	ca := &CA{chain: chain, key: key, leaf: leaf}
+	ca := &CA{chain: chain, key: key, keys: keys}
+	ca.constrained = slices.ContainsFunc(chain, hasConstraints)
 	for i, cert := range chain {
 		// Clients have roots themselves (RFC 8446, section 4.4.2). But a root that issues
 		// leaves itself is sent: clients that were told the hash of its key look for it in
-		// the chain as it came.
-		if i == 0 || issued(cert, cert) != nil {
+		// the chain as it came. Not one with name constraints: wolfSSL applies those for
+		// DNS names to the root's own common name.
+		if i == 0 && !ca.constrained || issued(cert, cert) != nil {
 			ca.above = append(ca.above, cert.Raw)
 		}
 	}
 	return ca, nil
+}
+
+// nameConstraints is the extension of RFC 5280, section 4.2.1.10.
+var nameConstraints = asn1.ObjectIdentifier{2, 5, 29, 30}
+
+func hasConstraints(cert *x509.Certificate) bool {
+	return slices.ContainsFunc(cert.Extensions, func(e pkix.Extension) bool { return e.Id.Equal(nameConstraints) })
 }
 
 // issued returns nil if parent may sign certificates and signed child.
@@ -112,7 +139,11 @@ func issued(parent, child *x509.Certificate) error {
 // LoadCA reads an authority from PEM: one or more certificates and the private key of the
 // first. That is the one that issues; each of the others issued the one before it. The key
 // is of RSA, ECDSA or Ed25519, in PKCS #8, PKCS #1 or SEC 1, and not encrypted. If the
-// certificates have name constraints, leaves have none of an origin's names that these forbid.
+// certificates have name constraints, leaves have none of an origin's names that these forbid, and the
+// root is not sent, so that clients can't be told its hash (as Chromium's
+// --ignore-certificate-errors-spki-list).
+//
+// Not every authority that can issue certificates is to the liking of all clients: see [CA.Warnings].
 func LoadCA(certPEM, keyPEM []byte) (*CA, error) {
 	ca, err := loadCA(certPEM, keyPEM)
 	if err != nil {
@@ -142,7 +173,7 @@ func loadCA(certPEM, keyPEM []byte) (*CA, error) {
 	if err != nil {
 		return nil, err
 	}
-	_, err = ca.sign(namesFor("localhost", "", nil)) // finds a key that can't sign before a client does
+	_, err = ca.sign(namesFor("localhost", "", nil), ecdsaLeaf) // finds a key that can't sign before a client does
 	return ca, err
 }
 

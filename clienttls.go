@@ -21,7 +21,7 @@ type helloHandler interface {
 	// configFor returns the configuration to go on with.
 	configFor(hello *tls.ClientHelloInfo) (*tls.Config, error)
 	// certificate returns the one to show.
-	certificate() (*tls.Certificate, error)
+	certificate(hello *tls.ClientHelloInfo) (*tls.Certificate, error)
 }
 
 type helloHandlerKey struct{}
@@ -47,7 +47,7 @@ func newClientTLS(config *tls.Config, keys io.Writer) *clientTLS {
 	}
 	c.base.Certificates = nil
 	c.base.GetCertificate = func(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
-		return handlerOf(hello).certificate()
+		return handlerOf(hello).certificate(hello)
 	}
 	c.base.GetConfigForClient = nil
 	c.plain, c.http1, c.http2 = c.with(), c.with(protoHTTP1), c.with(protoHTTP2)

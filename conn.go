@@ -32,7 +32,12 @@ type client struct {
 	cancel context.CancelCauseFunc
 	state  atomic.Int32
 	isCut  chan struct{}               // closed when cut is through
+	loop   bool                        // it is the proxy itself that has connected
+	over   func()                      // ends the watch for loops; nil: there is none
 	drain  atomic.Pointer[http.Server] // of a client that speaks HTTP/2
+
+	ended bool // it sent nothing to the end of what firstBytes read
+	moved bool // a relay moved bytes
 
 	fixed  *route // the connection's own destination; nil: each request names one
 	nest   *nest  // what is served is inside of that; nil: it is inside of none
@@ -81,6 +86,9 @@ func (c *client) run(f func()) {
 			<-c.isCut
 		}
 		c.cancel(nil)
+		if c.over != nil {
+			c.over()
+		}
 		c.routes.close()
 		if c.fixed != nil {
 			c.fixed.closeBound()
@@ -94,9 +102,40 @@ func (c *client) run(f func()) {
 
 // serveMode serves the connection as the mode says.
 func (c *client) serveMode() {
+	if c.loop {
+		c.refuseLoop()
+		return
+	}
+	if err := c.handshake(); err != nil {
+		c.s.reset()
+		if err != io.EOF { // a client that never said anything
+			c.finish(c.newFlow(), &OpError{Op: "client tls", Err: err})
+		}
+		return
+	}
 	if c.eachNamesItsOwn() {
 		c.serveNamed()
 	}
+}
+
+// handshake does that of a TLS connection of the embedder's. A read that is interrupted in the
+// middle of it would end it for good.
+func (c *client) handshake() (err error) {
+	nc, ok := c.s.nc.(*tls.Conn)
+	if !ok {
+		return nil
+	}
+	defer c.recovered("tls", &err)
+	c.s.readWithin(c.p.limits.tlsTime)
+	c.s.writeWithin(c.p.limits.tlsTime)
+	if !c.rest() {
+		return io.EOF
+	}
+	err = nc.HandshakeContext(c.ctx)
+	if !c.wake() {
+		err = io.EOF
+	}
+	return err
 }
 
 // eachNamesItsOwn asks the mode where the connection goes. If it goes nowhere, because each
@@ -329,7 +368,12 @@ func (c *client) relay(o *origin, flow *Flow) error {
 		flow.Tunnel = true
 		r.up, r.down = &flow.up, &flow.down
 	}
-	if err := r.run(); err != nil {
+	err := r.run()
+	c.moved = r.up.Load()+r.down.Load() > 0
+	if o.s.isLoop() {
+		err = ErrLoop
+	}
+	if err != nil {
 		return &OpError{Op: "relay", Addr: o.key.addr, Err: err}
 	}
 	return nil

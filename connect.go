@@ -62,6 +62,9 @@ func countsForwards(method string) bool {
 // the request as it came, without what is secret in it (RFC 9110, section 9.3.8).
 func (x *exchange) answerHere() {
 	x.control.close = x.control.close || !x.body.ended()
+	if x.control.close {
+		x.client.s.ignore()
+	}
 	var echo []byte
 	if x.method == http.MethodTrace {
 		echo = append(append(echo, x.head.start...), "\r\n"...)

@@ -14,7 +14,10 @@ import (
 )
 
 // DialFunc opens a connection, as [net.Dialer.DialContext] does. network is "tcp", addr
-// host:port; ctx ends after [Proxy.DialTimeout] or with the client. To be spliced the connection must be a plain *net.TCPConn.
+// host:port; ctx ends after [Proxy.DialTimeout] or with the client. To be spliced the connection must be a plain
+// *net.TCPConn. One of another type needs no more than the methods of net.Conn, and not even deadlines
+// that work; the end of one direction of a tunnel reaches it alone if it has a method CloseWrite, or
+// NetConn (as that of tls.Conn) that leads to a connection which has one.
 type DialFunc func(ctx context.Context, network, addr string) (net.Conn, error)
 
 // CheckedDial is a DialFunc that asks check about every address before it connects to
@@ -106,7 +109,7 @@ type dialer struct {
 	head      headLimits
 	config    *tls.Config // shared by all connections
 	startTLS  startTLSFunc
-	isLoop    func(net.Conn) bool // says whether a connection ends at the proxy itself
+	mayLoop   func(net.Conn) bool // reports whether a connection looks as if it ended at the proxy itself
 	guard     *loopGuard
 	panicked  func(op string, v any) error
 }
@@ -121,14 +124,11 @@ func (d *dialer) open(ctx context.Context, key originKey, c *Conn) (*origin, err
 	if err != nil {
 		return nil, &OpError{Op: "dial", Addr: key.addr, Err: err}
 	}
-	loop, unguard := d.watchLoop(nc, since)
-	if loop {
-		unguard()
-		nc.Close()
+	o := &origin{s: newStream(nc), key: key.socket()}
+	if loop := d.watchLoop(ctx, o.s, since); loop {
+		o.s.close()
 		return nil, &OpError{Op: "dial", Addr: key.addr, Err: ErrLoop}
 	}
-	o := &origin{s: newStream(nc), key: key.socket()}
-	o.s.unguard = unguard
 	if key.tls {
 		return d.secure(ctx, o, key, c)
 	}
@@ -149,22 +149,42 @@ func (d *dialer) connect(ctx context.Context, key originKey) (nc net.Conn, err e
 	if nc, err = d.dial(ctx, "tcp", key.addr); nc == nil && err == nil {
 		err = errNoConn
 	}
+	if t, ok := nc.(*tls.Conn); ok && err == nil { // whose reads can't be interrupted before that
+		if err = t.HandshakeContext(ctx); err != nil {
+			nc.Close()
+		}
+	}
 	return nc, err
 }
 
 // errNoConn is that of a Dial, or StartTLS, that returned neither a connection nor an error.
 var errNoConn = errors.New("neither a connection nor an error")
 
-// watchLoop says whether nc, dialled since then, ends at the proxy, and goes on watching for that
-// until unguard.
-func (d *dialer) watchLoop(nc net.Conn, since uint64) (loop bool, unguard func()) {
-	from, _ := addrPort(nc.LocalAddr())
-	to, ok := addrPort(nc.RemoteAddr())
+// loopWait is how long a connection that looks like a loop is waited for at the other end. An accept
+// takes next to no time.
+const loopWait = 300 * time.Millisecond
+
+// watchLoop reports whether s, dialled since then, ends at the proxy, and goes on watching for that. Equal
+// addresses alone prove nothing: they may be of another network, or of other sockets.
+func (d *dialer) watchLoop(ctx context.Context, s *stream, since uint64) (loop bool) {
+	e, ok := endsOfConn(s.nc.LocalAddr(), s.nc.RemoteAddr())
 	if !ok {
-		return false, func() {}
+		return false
 	}
-	loop, unguard = d.guard.dial(ends{from, to}, since)
-	return loop || d.isLoop(nc), unguard
+	loop, done := d.guard.dial(e, since)
+	s.guard = &loopWatch{d.guard, e, done}
+	if loop || !d.mayLoop(s.given()) {
+		return loop
+	}
+	wait := time.NewTimer(loopWait)
+	defer wait.Stop()
+	select {
+	case <-d.guard.shown(e):
+		return true
+	case <-wait.C:
+	case <-ctx.Done():
+	}
+	return false
 }
 
 // withTimeout is context.WithTimeout for which 0 or less means no limit.

@@ -6,6 +6,7 @@ import (
 	"net"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -39,15 +40,35 @@ func isAlert(err error, alerts ...tls.AlertError) bool {
 // distrust is a client that does not accept the certificate of a name.
 type distrust struct{ client, name, addr string }
 
-// distrusts remembers them for a while, if the embedder wants that.
+func (d distrust) isLong() bool { return len(d.name)+len(d.addr) > maxKeyNames }
+
+// distrusts remembers for a while who does not accept our certificates, if the embedder wants that,
+// and who seems not to.
 type distrusts struct {
-	life time.Duration // 0 or less: not at all
+	life  time.Duration // 0 or less: not at all
+	clock atomic.Uint64
 
 	mu    sync.Mutex
 	until map[distrust]time.Time
+	idle  map[distrust]moment // when a connection ended that nothing came of
+	spoke map[distrust]uint64 // when, in ticks, the client last sent something
 }
 
-const maxDistrusts = 4096
+// moment is a time, and its place in the order of events, which the time alone does not tell.
+type moment struct {
+	tick uint64
+	at   time.Time
+}
+
+const (
+	// maxDistrusts bounds what is remembered, of each kind.
+	maxDistrusts = 4096
+	// suspicionLife is how long a client is suspected.
+	suspicionLife = 10 * time.Minute
+)
+
+// now returns the time in ticks.
+func (ds *distrusts) now() uint64 { return ds.clock.Add(1) }
 
 func (ds *distrusts) has(d distrust) bool {
 	if ds.life <= 0 {
@@ -59,19 +80,60 @@ func (ds *distrusts) has(d distrust) bool {
 }
 
 func (ds *distrusts) put(d distrust) {
-	if ds.life <= 0 || len(d.name)+len(d.addr) > maxKeyNames {
+	if ds.life <= 0 || d.isLong() {
 		return
 	}
 	ds.mu.Lock()
 	defer ds.mu.Unlock()
-	if ds.until == nil {
-		ds.until = map[distrust]time.Time{}
+	ds.until = room(ds.until)
+	ds.until[d] = time.Now().Add(ds.life)
+}
+
+// suspect notes that nothing came of a connection whose client has known our certificate since then.
+// It reports whether that is a refusal: the client has done so before, on a connection that had
+// ended by then, and has sent nothing on any other meanwhile.
+func (ds *distrusts) suspect(d distrust, since uint64) bool {
+	if d.isLong() {
+		return false
 	}
-	for old := range ds.until { // any: no client can make all others be forgotten
-		if len(ds.until) < maxDistrusts {
+	ds.mu.Lock()
+	defer ds.mu.Unlock()
+	if ds.spoke[d] > since {
+		return false
+	}
+	before, ok := ds.idle[d]
+	ok = ok && time.Since(before.at) < suspicionLife
+	if ok && before.tick > since { // both were open at once: one sign
+		return false
+	}
+	ds.idle = room(ds.idle)
+	ds.idle[d] = moment{ds.now(), time.Now()}
+	return ok
+}
+
+// accept notes that the client accepts the certificate.
+func (ds *distrusts) accept(d distrust) {
+	if d.isLong() {
+		return
+	}
+	ds.mu.Lock()
+	defer ds.mu.Unlock()
+	delete(ds.idle, d)
+	ds.spoke = room(ds.spoke)
+	ds.spoke[d] = ds.now()
+}
+
+// room returns m with room for another entry. What is dropped for that is any: no client can make
+// all others be forgotten.
+func room[V any](m map[distrust]V) map[distrust]V {
+	if m == nil {
+		return map[distrust]V{}
+	}
+	for old := range m {
+		if len(m) < maxDistrusts {
 			break
 		}
-		delete(ds.until, old)
+		delete(m, old)
 	}
-	ds.until[d] = time.Now().Add(ds.life)
+	return m
 }

@@ -20,10 +20,12 @@ Data flows down this list. Each step is a file, or a few.
 	decide    hook.go       what embedders plug in; flow.go: what they are told; refuse.go: a hook
 	                        that refuses what others could not read
 	tls       intercept.go  the client's TLS is opened with the ClientHello in hand; then sniff
-	                        again. clienthello.go: one that crypto/tls refuses; clienttls.go: what all of these share, ca.go and leaf.go: the
-	                        certificates (leafconstraints.go, leafcache.go, cadir.go), choice.go:
-	                        what origins negotiated before (memory.go: for how long, and how much
-	                        of it), distrust.go: clients that refuse our certificate
+	                        again. clienthello.go: one that crypto/tls refuses; clienttls.go: what
+	                        all of these share, ca.go and leaf.go: the certificates (leafkeys.go,
+	                        leafconstraints.go, leafcache.go, cadir.go; cawarnings.go: what clients
+	                        may not like), choice.go: what origins negotiated before (memory.go: for
+	                        how long, and how much of it), refusal.go and distrust.go: clients that
+	                        refuse our certificate
 	exchange  target.go     what requests of both versions have in common: each has a route.go
 	          http1.go      one HTTP/1 request and its response: answer.go ends it, connect.go has
 	                        CONNECT, 101 and TRACE; nested.go: requests to another proxy
@@ -32,28 +34,31 @@ Data flows down this list. Each step is a file, or a few.
 	                        which fields HTTP/2 can carry, http2scheme.go: what :scheme says,
 	                        http2flush.go: when content is sent
 	trip      trip.go       a request on its way to an origin and the response back, over one of
-	                        the origins.go of a client (watch.go: is the client still there?)
-	origin    dial.go       connecting; pool.go: idle connections; guard.go: connections to oneself;
+	                        the origins.go of a client (watch.go: is the client still there?
+	                        clock.go: does content move, either way?)
+	origin    dial.go       connecting; pool.go: idle connections; loop.go and guard.go: connections to
+	                        oneself;
 	                        tls.go: TLS to an origin (keylength.go: its certificate's keys,
 	                        verified.go: the name that it is verified for);
 	                        http2origin.go: HTTP/2 connections (http2silence.go: are they still
 	                        there?), http2trip.go: requests on them, http2still.go: content
 	                        that stands still;
-	                        sockopt_linux.go: socket options;
+	                        park_linux.go: idle connections that end; sockopt_linux.go: socket options;
 	                        handler.go: no origin, but an http.Handler (pages.go: the proxy's own)
 	relay     relay.go      bytes both ways, unread
 
 The exchange has two ways. Without an [HTTPHook] the head is rewritten where it was read
 (rewrite.go) and no http.Request is built. With hooks, and where either side speaks HTTP/2,
-hooked.go calls them and hookedtrip.go is what they call at the end of the chain; incoming.go
-builds what they see (hookedbody.go: the client's content), outgoing.go and hookcontent.go make
+hooked.go calls them and hookedtrip.go is what they call at the end of the chain (earlyanswer.go:
+content that goes on when its answer is through); incoming.go builds what they see (hookedbody.go: the client's content), outgoing.go and hookcontent.go make
 messages of what they leave, with bridge.go between heads and http.Header, and by the same
 rewrite.go.
 
 Below are the parsers, which know nothing of the rest: requestline.go, header.go, framing.go
 (which decides where a message ends), body.go (content, decoded) and send.go (content,
 encoded; content.go if a hook made it); and stream.go, a connection with a buffer that exists
-only while it holds bytes (buffer.go; socket.go: the bytes of a socket; tlsstream.go: one over TLS;
+only while it holds bytes (streamend.go: how it ends; buffer.go; socket.go: the bytes of a socket; pump.go: what is
+no socket, and may have neither deadlines nor half-close, by capabilities.go; tlsstream.go: one over TLS;
 tlssocket.go: what TLS runs on, and where a ClientHello can be read without consuming it;
 streamconn.go: one for HTTP/2, where batch.go writes frames together that come together).
 
@@ -70,8 +75,8 @@ HTTP/2 is read and written by net/http, on both legs. Streams of a client become
 hooks see like those of HTTP/1, and leave by HTTP/2 or HTTP/1, as the origin chose. HTTP/2 has
 no spelling of field names, and net/http keeps no order: [Flow.RequestFields] is nil there. What
 net/http does not tell is not passed on: the code of a reset (the other side sees INTERNAL_ERROR,
-CANCEL or, before a response, a 502), and trailer fields of a request that were not announced. A
-tunnel inside an HTTP/2 stream ends as a whole when its origin ends.
+CANCEL or, before a response, a 502), and trailer fields of a request that were not announced. For a
+client of HTTP/2 the end of a response is the end of its request, too. A tunnel inside an HTTP/2 stream ends as a whole when its origin ends.
 
 # What is changed on the way
 

@@ -119,6 +119,9 @@ func (e *earlyDial) listen(client *stream, turn int) {
 		o.s.readWithin(prefixWait) // it does not wait for the client, who is to speak all the same
 		cut = o.s.fill(bufferSize)
 	}
+	if cut != nil && o.s.isLoop() {
+		cut = ErrLoop
+	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.listening = false

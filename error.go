@@ -34,8 +34,10 @@ var ErrNotRedirected = errors.New("connection was not redirected")
 // it on.
 var ErrClientGone = errors.New("client closed the connection")
 
-// ErrCertificateRefused is a client that does not accept the certificate that it was shown,
-// and says so by a TLS alert: it does not trust the [CA], or insists on another certificate.
+// ErrCertificateRefused is a client that does not accept the certificate that it was shown: it does not
+// trust the [CA], or insists on another certificate. It says so by a TLS alert, or, as many do,
+// closes the connection in the handshake, or after it without sending anything. Closing alone counts
+// from the second time within ten minutes on, if the client has sent nothing to that name meanwhile.
 var ErrCertificateRefused = errors.New("client refused the certificate")
 
 // ErrUnread is what a [Flow] ends with that was refused because hooks could not have read it: neither

@@ -24,7 +24,8 @@ type Explicit struct {
 	// refuses: HTTP clients are told 407 (Proxy Authentication Required), SOCKS5 clients
 	// status 1. It is not called for a client that sends no credentials; that is
 	// refused. It may be called by several goroutines at once. Credentials are never sent
-	// on and never logged. Nil: nobody needs any. See [Passwords].
+	// on and never logged; what comes inside a tunnel, or is set by a hook, is for somebody else
+	// and goes on. Nil: nobody needs any. See [Passwords].
 	Authenticate func(ctx context.Context, user, password string) error
 	// Host, if not empty, is a name, without a port, under which the proxy has pages of its
 	// own, http and https: no origin is dialled for it and no hook but a [DoneHook] is asked.
@@ -88,16 +89,23 @@ func (e Explicit) check() error {
 
 // authenticate asks about the value of a Proxy-Authorization field (RFC 7617, section 2).
 func (e Explicit) authenticate(ctx context.Context, credentials string) error {
-	scheme, encoded, _ := strings.Cut(credentials, " ")
-	if !strings.EqualFold(scheme, "Basic") {
-		return ErrCredentials
-	}
-	plain, err := base64.StdEncoding.DecodeString(strings.TrimLeft(encoded, " "))
-	user, password, ok := strings.Cut(string(plain), ":")
-	if err != nil || !ok {
+	user, password, ok := parseBasic(credentials)
+	if !ok {
 		return ErrCredentials
 	}
 	return refusal(e.Authenticate(ctx, user, password))
+}
+
+func parseBasic(credentials string) (user, password string, ok bool) {
+	scheme, encoded, _ := strings.Cut(credentials, " ")
+	if !strings.EqualFold(scheme, "Basic") {
+		return "", "", false
+	}
+	plain, err := base64.StdEncoding.DecodeString(strings.TrimLeft(encoded, " "))
+	if err != nil {
+		return "", "", false
+	}
+	return strings.Cut(string(plain), ":")
 }
 
 // refusal makes ErrCredentials of whatever an Authenticate returned.
@@ -161,6 +169,10 @@ func (e Explicit) socksPassword(ctx context.Context, c *Conn) error {
 	status := byte(0)
 	if err != nil {
 		status = 1
+	}
+	c.isOwn = func(credentials string) bool {
+		u, p, ok := parseBasic(credentials)
+		return ok && u+":"+p == user+":"+password
 	}
 	if _, writeErr := c.Write([]byte{socksAuthTry, status}); err == nil {
 		err = writeErr

@@ -3,6 +3,7 @@ package mitm
 import (
 	"bytes"
 	"errors"
+	"net/http"
 )
 
 // Errors of the fields that say where a message ends. What could be read in two ways
@@ -53,6 +54,7 @@ const (
 type control struct {
 	framing
 	hasLength, hasTE bool
+	pads             bool // chunk sizes may be padded, see parseChunkSize
 
 	hosts int
 	host  []byte // the last Host field
@@ -60,11 +62,13 @@ type control struct {
 	names           []byte // copy of Connection fields that name what must not go on
 	close           bool   // Connection: close
 	upgrade         bool   // Connection: upgrade and an Upgrade field that can be tunnelled
+	untunnellable   bool   // Upgrade fields of which none can be tunnelled
 	trailers        bool   // TE: trailers
 	expectContinue  bool   // Expect: 100-continue
 	hasDate         bool
 	maxForwards     int  // -1: none
 	badForwards     bool // no number, or two; it counts for some methods only
+	proxyAuthorized bool // Proxy-Authorization
 	connectionBound bool // credentials that authenticate the connection: NTLM, Negotiate
 }
 
@@ -72,7 +76,7 @@ type control struct {
 // by request or response.
 func (c *control) read(fields []field) error {
 	*c = control{maxForwards: -1}
-	upgradable := false
+	protocols, upgradable := false, false
 	for i := range fields {
 		f := &fields[i]
 		switch f.kind {
@@ -90,12 +94,12 @@ func (c *control) read(fields []field) error {
 				return err
 			}
 		case upgradeField:
-			upgradable = upgradable || tunnellable(f.value)
+			protocols, upgradable = true, upgradable || tunnellable(f.value)
 		default:
 			c.readOther(f)
 		}
 	}
-	c.upgrade = c.upgrade && upgradable
+	c.upgrade, c.untunnellable = c.upgrade && upgradable, protocols && !upgradable
 	if len(c.names) > maxNamesBytes || bytes.Count(c.names, []byte{','}) > maxNames {
 		return errManyNames
 	}
@@ -116,7 +120,8 @@ func (c *control) readOther(f *field) {
 		n, ok := parseDigits(f.value)
 		c.badForwards = c.badForwards || !ok || c.maxForwards >= 0
 		c.maxForwards = int(min(n, 1<<20))
-	case authorizationField, wwwAuthenticateField:
+	case authorizationField, wwwAuthenticateField, proxyAuthorizationField, proxyAuthenticateField:
+		c.proxyAuthorized = c.proxyAuthorized || f.kind == proxyAuthorizationField
 		c.connectionBound = c.connectionBound || bindsConnection(f.value)
 	}
 }
@@ -207,6 +212,7 @@ func (c *control) request(minor int) error {
 // response decides the framing of a response to method. A faulty one that can still
 // be read in one way sets close, so that nothing after it is believed.
 func (c *control) response(minor, status int, method string) {
+	c.pads = true
 	switch {
 	case hasNoContent(status, method):
 		c.kind = noContent
@@ -217,11 +223,18 @@ func (c *control) response(minor, status int, method string) {
 	default:
 		c.kind = closeFramed
 	}
+	if status == http.StatusSwitchingProtocols {
+		c.switches()
+	}
 	// RFC 9112, section 9.3: we keep no HTTP/1.0 connection.
 	if minor == 0 || c.kind == closeFramed || c.hasTE && c.hasLength {
 		c.close = true
 	}
 }
+
+// switches makes a 101 one that leaves with Connection: Upgrade even if it came without: its meaning is
+// clear, and clients insist on that (RFC 9110, section 7.8).
+func (c *control) switches() { c.upgrade = !c.untunnellable }
 
 // hasNoContent is RFC 9112, section 6.3, items 1 and 2.
 func hasNoContent(status int, method string) bool {
@@ -251,6 +264,27 @@ func tunnellable(value []byte) bool {
 		return !ok
 	})
 	return ok
+}
+
+// onlyProtocol returns the protocol that fields ask to upgrade to, "" if that is not one.
+func onlyProtocol(fields []field) (protocol string) {
+	n := 0
+	for i := range fields {
+		if fields[i].kind != upgradeField {
+			continue
+		}
+		tokens(fields[i].value, func(token []byte) bool {
+			if upgradable(token) {
+				protocol = string(token)
+				n++
+			}
+			return true
+		})
+	}
+	if n != 1 {
+		return ""
+	}
+	return protocol
 }
 
 func upgradable(token []byte) bool {

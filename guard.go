@@ -6,12 +6,13 @@ import (
 	"sync"
 )
 
-// loopGuard notices connections that the proxy makes to itself without knowing: a
-// firewall rule that does not exclude the proxy's own traffic leads what it dials back to
-// it. Such a connection is dialled and accepted with the same two ends: the source
-// address of the one is the client address of the other, and both have the same
-// destination. By chance a client on the same machine can have the same port as a connection to
-// where its own is led, so what was accepted before the proxy began to dial does not count.
+// loopGuard notices connections that the proxy makes to itself without knowing: because somebody
+// asked for its own address, or because a firewall rule that does not exclude the proxy's own traffic
+// leads what it dials back to it. Such a connection is dialled and accepted with the same two ends: the
+// source address of the one is the client address of the other, and both have the same destination.
+// Of two connections that is proof enough: no system has two that have both ends in common. By chance
+// a client on the same machine can have the same port as a connection to where its own is led by a
+// rule, so what was accepted before the proxy began to dial does not count.
 type loopGuard struct {
 	mu       sync.Mutex
 	dialled  map[ends]noted
@@ -26,6 +27,8 @@ type ends struct{ from, to netip.AddrPort }
 type noted struct {
 	count int
 	last  uint64
+	shown chan struct{} // of what was dialled: closed when it turns out to be a loop; nil: nobody waits
+	loop  bool          // of what was dialled: it has turned out to be one
 }
 
 // now is to be asked before a connection is dialled.
@@ -43,7 +46,46 @@ func (g *loopGuard) dial(e ends, since uint64) (loop bool, done func()) {
 }
 
 func (g *loopGuard) accept(e ends) (loop bool, done func()) {
-	return g.note(&g.accepted, &g.dialled, e, 0)
+	loop, done = g.note(&g.accepted, &g.dialled, e, 0)
+	if loop {
+		g.show(e)
+	}
+	return loop, done
+}
+
+// show lets those know who dialled.
+func (g *loopGuard) show(e ends) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	n, ok := g.dialled[e]
+	if !ok || n.loop {
+		return
+	}
+	if n.loop = true; n.shown != nil {
+		close(n.shown)
+	}
+	g.dialled[e] = n
+}
+
+// shown returns what is closed when a connection that was dialled turns out to be a loop.
+func (g *loopGuard) shown(e ends) <-chan struct{} {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	n := g.dialled[e]
+	if n.shown == nil {
+		if n.shown = make(chan struct{}); n.loop {
+			close(n.shown)
+		}
+		g.dialled[e] = n
+	}
+	return n.shown
+}
+
+// isLoop reports whether a connection that was dialled has turned out to be a loop.
+func (g *loopGuard) isLoop(e ends) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.dialled[e].loop
 }
 
 func (g *loopGuard) note(mine, others *map[ends]noted, e ends, since uint64) (loop bool, done func()) {
@@ -53,7 +95,9 @@ func (g *loopGuard) note(mine, others *map[ends]noted, e ends, since uint64) (lo
 		*mine = map[ends]noted{}
 	}
 	g.clock++
-	(*mine)[e] = noted{(*mine)[e].count + 1, g.clock}
+	n := (*mine)[e]
+	n.count, n.last = n.count+1, g.clock
+	(*mine)[e] = n
 	return (*others)[e].last > since, func() {
 		g.mu.Lock()
 		defer g.mu.Unlock()
@@ -64,6 +108,26 @@ func (g *loopGuard) note(mine, others *map[ends]noted, e ends, since uint64) (lo
 		}
 		(*mine)[e] = n
 	}
+}
+
+// loopWatch watches one connection that was dialled. A nil one sees nothing.
+type loopWatch struct {
+	guard *loopGuard
+	ends  ends
+	done  func()
+}
+
+// isLoop reports whether it has turned out to be a loop.
+func (w *loopWatch) isLoop() bool { return w != nil && w.guard.isLoop(w.ends) }
+
+// endsOfConn returns the ends of a connection from one address to another; false if those don't say
+// enough to know it by.
+func endsOfConn(from, to net.Addr) (ends, bool) {
+	f, ok := addrPort(from)
+	t, too := addrPort(to)
+	known := ok && too && f.Port() != 0 && t.Port() != 0 && !f.Addr().IsUnspecified() && !t.Addr().IsUnspecified()
+	withoutZone := func(a netip.AddrPort) netip.AddrPort { return netip.AddrPortFrom(a.Addr().WithZone(""), a.Port()) }
+	return ends{withoutZone(f), withoutZone(t)}, known
 }
 
 // addrPort returns the address of a TCP connection or listener. IPv4 is always IPv4, also

@@ -3,6 +3,7 @@ package mitm
 import (
 	"bytes"
 	"errors"
+	"slices"
 	"strings"
 )
 
@@ -31,6 +32,7 @@ const (
 	keepAliveField
 	proxyConnectionField
 	proxyAuthorizationField
+	ownCredentialsField // one that is for the proxy itself, see consumeCredentials
 	teField
 	trailerField
 	upgradeField
@@ -41,6 +43,7 @@ const (
 	dateField
 	authorizationField
 	wwwAuthenticateField
+	proxyAuthenticateField
 )
 
 // knownFields is indexed by the length of the name, which tells most names apart.
@@ -59,6 +62,7 @@ var knownFields = [...][]struct {
 	14: {{"content-length", contentLengthField}, {"http2-settings", http2SettingsField}},
 	16: {{"proxy-connection", proxyConnectionField}, {"www-authenticate", wwwAuthenticateField}},
 	17: {{"transfer-encoding", transferEncodingField}},
+	18: {{"proxy-authenticate", proxyAuthenticateField}},
 	19: {{"proxy-authorization", proxyAuthorizationField}},
 }
 
@@ -86,6 +90,10 @@ type field struct {
 type head struct {
 	start  []byte // request line or status line, without the line end
 	fields []field
+}
+
+func hasField(fields []field, kind fieldKind) bool {
+	return slices.ContainsFunc(fields, func(f field) bool { return f.kind == kind })
 }
 
 // headEnd returns the length of the head that b starts with, or 0 if its end is not
@@ -242,9 +250,16 @@ func allowedInTrailer(f *field) bool {
 	case endToEnd, dateField, viaField:
 		return !equalFold(f.name, "set-cookie") && !equalFold(f.name, "cookie") &&
 			!equalFold(f.name, "content-encoding") && !equalFold(f.name, "content-type") &&
-			!equalFold(f.name, "content-range") && !equalFold(f.name, "proxy-authenticate")
+			!equalFold(f.name, "content-range")
 	}
 	return false
+}
+
+// mayTrail is allowedInTrailer for a name in a Trailer field (RFC 9110, section 6.6.2).
+func mayTrail[T []byte | string](name T) bool {
+	f := field{name: []byte(name)}
+	f.kind = kindOf(f.name)
+	return isToken(name) && allowedInTrailer(&f)
 }
 
 func isBlank(c byte) bool { return c == ' ' || c == '\t' }

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"example.com/mitm"
@@ -50,33 +51,37 @@ func FuzzClientHello(f *testing.F) {
 	}
 	ca := newCA(f)
 	f.Fuzz(func(t *testing.T, sent, sizes []byte) {
-		client, server := memPipe()
-		near, far := memPipe()
-		var seen *mitm.Conn
-		p := &mitm.Proxy{CA: ca, Mode: fixed(mitm.Destination{Addr: "origin.test:443"})}
-		p.Dial = func(context.Context, string, string) (net.Conn, error) { return near, nil }
-		p.Hooks = []mitm.Hook{mitm.OnConn(func(_ context.Context, c *mitm.Conn) (mitm.Action, error) {
-			if c.Protocol == mitm.Unknown {
-				return mitm.Default, nil
-			}
-			seen = c
-			return mitm.Tunnel, nil
-		})}
-		served := make(chan error, 1)
-		go func() { served <- p.ServeConn(t.Context(), server) }()
-		go sendPieces(client, sent, sizes)
-		if got, err := io.ReadAll(far); string(got) != string(sent) || err != nil {
-			t.Errorf("the origin got %q, %v; want %q", got, err, sent)
-		}
-		far.Close()
-		io.Copy(io.Discard, client)
-		client.Close()
-		<-served
-		p.Close()
-		if seen != nil {
-			checkHello(t, seen, sent)
-		}
+		synctest.Test(t, func(t *testing.T) { fuzzHello(t, ca, sent, sizes) })
 	})
+}
+
+func fuzzHello(t *testing.T, ca *mitm.CA, sent, sizes []byte) {
+	client, server := memPipe()
+	near, far := memPipe()
+	var seen *mitm.Conn
+	p := &mitm.Proxy{CA: ca, Mode: fixed(mitm.Destination{Addr: "origin.test:443"})}
+	p.Dial = func(context.Context, string, string) (net.Conn, error) { return near, nil }
+	p.Hooks = []mitm.Hook{mitm.OnConn(func(_ context.Context, c *mitm.Conn) (mitm.Action, error) {
+		if c.Protocol == mitm.Unknown {
+			return mitm.Default, nil
+		}
+		seen = c
+		return mitm.Tunnel, nil
+	})}
+	served := make(chan error, 1)
+	go func() { served <- p.ServeConn(t.Context(), server) }()
+	go sendPieces(client, sent, sizes)
+	if got, err := io.ReadAll(far); string(got) != string(sent) || err != nil {
+		t.Errorf("the origin got %q, %v; want %q", got, err, sent)
+	}
+	far.Close()
+	io.Copy(io.Discard, client)
+	client.Close()
+	<-served
+	p.Close()
+	if seen != nil {
+		checkHello(t, seen, sent)
+	}
 }
 
 // sendPieces sends b in pieces of these sizes, in turn, and an end.

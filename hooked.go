@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/url"
 	"sync"
+	"sync/atomic"
 )
 
 // hookedExchange is what the hooks of one exchange can hold on to, in one piece of memory. It is
@@ -19,6 +20,7 @@ type hookedExchange struct {
 	near     *side    // of the exchange, until its end; nil in HTTP/2
 	protocol Protocol // of the client
 	control  control  // of the request as it came
+	clock    clock
 	reply    readerSource
 	minor    int
 	target   string    // origin-form, byte for byte as it came
@@ -36,6 +38,7 @@ type hookedExchange struct {
 	mu        sync.Mutex
 	asker     asker       // nil when the exchange is over
 	continued bool        // the client was told to send its content
+	uploads   atomic.Bool // content was left to a goroutine
 	answered  bool        // interim responses come too late
 	response  *rawHead    // the latest that a call of the engine returned, as it came in HTTP/1
 	last      *hookedTrip // the latest call of the engine
@@ -103,6 +106,7 @@ func newHooked(x *exchange) *hookedExchange {
 	}
 	h.body.start(x.client.s, &x.control, x.client.p.limits.contentTime, x.client.p.limits.head)
 	h.body.h, h.own, x.body = h, &h.body, &h.body.body
+	x.shareClock(&h.clock)
 	h.flow.origin = h
 	h.newRequest(x)
 	return h
@@ -262,12 +266,19 @@ func (h *hookedExchange) pass(x *exchange, res *http.Response) error {
 	return nil
 }
 
-// sendResponse survives the panic of a reader that a hook put in.
+// sendResponse sends it, and waits for content of the request that goes on. It survives the panic of a
+// reader that a hook put in.
 func (h *hookedExchange) sendResponse(x *exchange, out *readerSource) (err error) {
 	defer h.recovered(&err)
 	defer out.done()
 	defer h.refuse() // or a call that a Close begins would be in the way of the next exchange
-	return x.reply.send(out)
+	if err = x.reply.send(out); err == nil {
+		if out.giveBack(); h.contentGoesOn() {
+			x.endResponse()
+		}
+		h.awaitContent()
+	}
+	return err
 }
 
 // closeBody survives likewise.

@@ -23,7 +23,10 @@ func (b *hookedBody) Read(p []byte) (int, error) { return b.read(p, true) }
 
 // read tells a client that waits for it to send, if asks is set.
 func (b *hookedBody) read(p []byte, asks bool) (int, error) {
-	b.mu.Lock()
+	if !b.mu.TryLock() {
+		b.h.settle(false, (*hookedTrip).uploadsOwn)
+		b.mu.Lock()
+	}
 	defer b.mu.Unlock()
 	if b.over {
 		return 0, http.ErrBodyReadAfterClose
@@ -59,7 +62,9 @@ func (b *hookedBody) tellTrailers() {
 // lend makes an upload the reader of the content; false if somebody else is, or was.
 func (b *hookedBody) lend() bool {
 	if !b.mu.TryLock() {
-		return false
+		if b.h.settle(false, (*hookedTrip).uploadsOwn); !b.mu.TryLock() {
+			return false
+		}
 	}
 	if b.over || b.count > 0 {
 		b.mu.Unlock()

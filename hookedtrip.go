@@ -17,6 +17,9 @@ func (t *hookedTrip) joinUpload() bool {
 		return false
 	}
 	defer t.mu.Unlock()
+	if t.goesOn() {
+		return false
+	}
 	joined := t.join()
 	t.control.close = t.control.close || !joined
 	return joined
@@ -42,7 +45,9 @@ func (h *hookedExchange) closeTrips() {
 			t.giveUp()
 			t.mu.Lock()
 		}
-		t.close()
+		if t.close(); t.o != nil {
+			t.settle(false)
+		}
 		t.mu.Unlock()
 	}
 }
@@ -111,6 +116,8 @@ type hookedTrip struct {
 	closed    bool
 	endStream context.CancelCauseFunc // in HTTP/2
 
+	up *http2Upload // in HTTP/2, if the request has content
+
 	previous *hookedTrip // the call before this one
 	running  bool        // it has not returned; guarded by h.mu
 
@@ -172,7 +179,14 @@ func (t *hookedTrip) close() {
 	if t.parted() || t.status.code == http.StatusSwitchingProtocols || isTunnel(t.status.code, t.method) {
 		t.abandon() // no HTTP connection any more
 	}
-	t.finish()
+	if !t.body.ended() || !t.goesOn() {
+		t.settle(false)
+	} // else content goes on, see hookedExchange.settle
+}
+
+// settle ends a trip that was closed, see finish.
+func (t *hookedTrip) settle(wait bool) {
+	t.finish(wait)
 	t.request.done()
 	t.h.body.revive()
 }
@@ -201,6 +215,9 @@ func (u upgraded) Read(p []byte) (int, error) { return u.s.Read(p) }
 // Write writes to the origin.
 func (u upgraded) Write(p []byte) (int, error) { return u.s.nc.Write(p) }
 
+// CloseWrite ends the sending side, for those who wrap the connection and look for that.
+func (u upgraded) CloseWrite() error { return u.s.closeWrite() }
+
 // Close gives the connection up.
 func (u upgraded) Close() error {
 	u.s.close()
@@ -217,6 +234,7 @@ func (h *hookedExchange) RoundTrip(req *http.Request) (*http.Response, error) {
 		return nil, err
 	}
 	defer h.tripReturned(t)
+	h.settle(true, (*hookedTrip).isBound)
 	t.route = h.routeOf(req.URL)
 	if t.route.key.mayHTTP2() && h.inner == nil {
 		t.ctx, t.endStream = h.streamContext(req)
@@ -249,6 +267,9 @@ func (t *hookedTrip) overHTTP1(req *http.Request) (*http.Response, error) {
 	}
 	if src, ok := t.source.(*readerSource); ok && t.uploaded == nil {
 		src.giveBack()
+	}
+	if t.uploaded != nil {
+		t.h.uploads.Store(true)
 	}
 	if err != nil {
 		t.request.done()

@@ -19,6 +19,7 @@ type exchange struct {
 	own    body
 	trip   trip
 	reply  sender
+	clock  clock
 	sides  *sides // nil: it had no hooks yet
 
 	consumed int    // bytes of the head
@@ -205,6 +206,9 @@ func (x *exchange) read() error {
 	if err := x.control.request(x.line.minor); err != nil {
 		return err
 	}
+	if x.control.proxyAuthorized {
+		x.consumeCredentials()
+	}
 	if x.line.form == authorityForm && !x.control.framing.empty() {
 		return errConnectContent
 	}
@@ -212,7 +216,15 @@ func (x *exchange) read() error {
 		return errMaxForwards
 	}
 	x.control.close = x.control.close || x.line.minor == 0 // RFC 9112, section 9.3
-	return cmp.Or(x.control.checkHost(x.line.minor), x.checkVia())
+	return cmp.Or(x.checkHost(), x.checkVia())
+}
+
+// checkHost lets a CONNECT do without Host, which old clients leave out: its target says it all.
+func (x *exchange) checkHost() error {
+	if x.line.form == authorityForm && x.control.hosts == 0 {
+		return nil
+	}
+	return x.control.checkHost(x.line.minor)
 }
 
 // errConnectContent: what follows a CONNECT belongs to the tunnel (RFC 9110, section 9.3.6).
@@ -307,7 +319,8 @@ func (x *exchange) forward() {
 	t.request.out = appendRequestLine(t.request.out, x.line.method, target)
 	w := x.requestRewrite()
 	t.request.out = w.appendTo(t.request.out)
-	t.upgrade, t.bound = w.upgrades(), x.control.connectionBound
+	t.bound = x.control.connectionBound
+	t.asks(&w)
 	t.owner = x
 	all, err := t.request.collect(x.body)
 	if err != nil {
@@ -317,7 +330,9 @@ func (x *exchange) forward() {
 	if all {
 		x.client.watch.arm()
 	} else {
-		t.source, t.content = x.body, x.body
+		x.shareClock(&x.clock)
+		t.clock, t.request.clock = &x.clock, &x.clock
+		t.source, t.content, t.expects = x.body, x.body, x.control.expectContinue && x.line.minor > 0
 	}
 	if err = t.run(x.client.ctx); err != nil {
 		x.countUp(x.body.count)
@@ -325,6 +340,12 @@ func (x *exchange) forward() {
 		return
 	}
 	x.passResponse()
+}
+
+// shareClock makes c the clock of what comes from the client and what goes there.
+func (x *exchange) shareClock(c *clock) {
+	c.limit, c.client = x.client.p.limits.contentTime, x.client.s
+	x.body.clock, x.reply.clock = c, c
 }
 
 // panicked implements tripOwner.
@@ -384,7 +405,7 @@ func (x *exchange) appendResponseHead(dst []byte, t *trip, f framing, closing bo
 	dst = appendStatusLine(dst, t.status.code, t.status.reason)
 	w := rewrite{
 		fields: t.head.fields, control: &t.control, framing: f, response: true,
-		status: t.status.code, minor: t.status.minor, close: closing, via: x.client.p.Via,
+		status: t.status.code, minor: t.status.minor, close: closing, via: x.client.p.Via, protocol: t.protocol,
 	}
 	return w.appendTo(dst)
 }
@@ -407,12 +428,16 @@ func (x *exchange) passResponse() {
 		return
 	}
 	f := x.forClient(t.control.framing)
-	closing := x.control.close || f.kind == closeFramed || t.uploadingStill() || x.client.p.closing.Load()
+	cut := !t.goesOn() && t.uploadingStill() // in this order, see finish
+	closing := x.control.close || f.kind == closeFramed || cut || x.client.p.closing.Load()
 	x.reply.start(x.client.s, f, x.client.p.limits.contentTime)
 	x.reply.out = x.appendResponseHead(x.reply.out, t, f, closing)
 	err := x.reply.send(&t.body)
+	if err == nil && t.goesOn() {
+		x.endResponse()
+	}
 	x.countDown(t.body.count)
-	sent := t.finish()
+	sent := t.finish(err == nil)
 	x.countUp(x.body.count)
 	x.conclude(err, t.route.key.addr, closing, sent)
 }

@@ -55,9 +55,7 @@ func (x *http2Exchange) serve() {
 		x.answer(requestStatus(err), x.err.Error())
 		return
 	}
-	credentials := x.req.Header["Proxy-Authorization"]
-	delete(x.req.Header, "Proxy-Authorization") // for us, not for hooks (RFC 9110, section 11.7.2)
-	if err := x.findRoute(credentials); err != nil {
+	if err := x.findRoute(x.consumeCredentials()); err != nil {
 		status, err := denial(err)
 		x.err = err
 		x.answer(status, err.Error())
@@ -79,6 +77,23 @@ func (x *http2Exchange) serve() {
 	default:
 		x.forward()
 	}
+}
+
+// consumeCredentials takes out what is for the proxy itself, and not for hooks, and returns it.
+func (x *http2Exchange) consumeCredentials() (credentials []string) {
+	const name = "Proxy-Authorization"
+	var rest []string
+	for _, value := range x.req.Header[name] {
+		if x.client.consumes(value) {
+			credentials = append(credentials, value)
+		} else {
+			rest = append(rest, value)
+		}
+	}
+	if x.req.Header[name] = rest; rest == nil {
+		delete(x.req.Header, name)
+	}
+	return credentials
 }
 
 // expire implements mover.
@@ -157,12 +172,20 @@ func (x *http2Exchange) readFields() error {
 		}
 		c.maxForwards = int(n)
 	}
-	if len(x.req.Trailer) > 0 { // which net/http has moved
-		for name := range x.req.Trailer {
-			x.req.Header.Add("Trailer", name)
-		}
-	}
+	x.readTrailerNames()
 	return nil
+}
+
+// readTrailerNames puts back the Trailer field, which net/http has moved. What may be no trailer is
+// dropped when it comes.
+func (x *http2Exchange) readTrailerNames() {
+	for name := range x.req.Trailer {
+		if !mayTrail(name) {
+			delete(x.req.Trailer, name)
+			continue
+		}
+		x.req.Header.Add("Trailer", name)
+	}
 }
 
 // readLength finds out how long the content is. That it is what Content-Length says is seen

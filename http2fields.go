@@ -19,6 +19,11 @@ func (c *control) carry(dst, src http.Header) error {
 		if len(values) == 0 || f.kind == contentLengthField || !f.inHTTP2() || named(c.names, &f) {
 			continue
 		}
+		if f.kind == trailerField {
+			if values = announceable(values); len(values) == 0 {
+				continue
+			}
+		}
 		key := http.CanonicalHeaderKey(name)
 		if values = trimmed(values); dst[key] == nil {
 			dst[key] = values
@@ -45,6 +50,20 @@ func (c *control) readHop(header http.Header) error {
 		}
 	}
 	return c.read(ofHop)
+}
+
+// announceable returns values of Trailer fields without names that may be no trailers.
+func announceable(values []string) (sound []string) {
+	for _, value := range values {
+		list, all := appendElements(nil, []byte(value), mayTrail[[]byte])
+		switch {
+		case all:
+			sound = append(sound, value)
+		case len(list) > 0:
+			sound = append(sound, string(list))
+		}
+	}
+	return sound
 }
 
 // trimmed returns values without the white space around them, which HTTP/2 forbids (RFC 9113,

@@ -37,6 +37,7 @@ func newHTTP2Hooked(x *http2Exchange) *hookedExchange {
 		flow: x.flow, client: c, route: x.route, asker: x, protocol: HTTP2,
 		control: x.control, minor: 1, origins: &origins{pool: &c.p.pool, dialer: &c.p.dialer},
 	}
+	h.clock.limit = c.p.limits.contentTime
 	h.returned.L = &h.mu
 	if h.flow == nil || c.p.sorted.http == nil { // nobody is to see what the hooks leave
 		h.flow = new(Flow)

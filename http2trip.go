@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"maps"
 	"net/http"
 	"net/http/httptrace"
 	"net/textproto"
@@ -36,12 +37,16 @@ func (t *hookedTrip) overHTTP2(c *http2Origin, req *http.Request) (*http.Respons
 		body.end()
 		return nil, t.failed(c, err)
 	}
+	if t.status.code = res.StatusCode; t.up != nil {
+		t.h.clock.start(nil)
+	}
 	t.control.framing = framing{kind: chunked}
 	if res.ContentLength >= 0 {
 		t.control.framing = framing{kind: knownLength, length: res.ContentLength}
 	}
 	res.Request, res.TLS = req, c.o.state
 	if res.Body == http.NoBody {
+		body.ended.Store(true)
 		body.sweeper.forget(body)
 	} else {
 		body.sweeper.watch(body)
@@ -91,6 +96,7 @@ func (c *http2Content) Read(p []byte) (int, error) {
 	n, err := c.ReadCloser.Read(p)
 	c.up.moved()
 	if err != nil {
+		c.up.ended.Store(err == io.EOF)
 		c.up.sweeper.forget(c.up)
 	}
 	if err != nil && err != io.EOF && c.up.expired.Load() {
@@ -128,10 +134,13 @@ func (t *hookedTrip) forHTTP2(req *http.Request) (*http.Request, *http2Upload, e
 		return nil, nil, err
 	}
 	trace := &httptrace.ClientTrace{Got1xxResponse: func(code int, header textproto.MIMEHeader) error {
+		if !t.interims.more() {
+			return errInterim
+		}
 		return h.interimHTTP2(http2Interim{code, header})
 	}}
 	out := blankRequest.WithContext(httptrace.WithClientTrace(t.ctx, trace))
-	out.Method, out.Header, out.Host, out.Trailer = req.Method, header, host, req.Trailer
+	out.Method, out.Header, out.Host, out.Trailer = req.Method, header, host, soundTrailer(req.Trailer)
 	out.URL = &url.URL{Scheme: req.URL.Scheme, Host: req.URL.Host, Opaque: "//" + host + target}
 	if target == "*" {
 		out.URL.Opaque = target
@@ -145,10 +154,11 @@ func (t *hookedTrip) forHTTP2(req *http.Request) (*http.Request, *http2Upload, e
 	}
 	body := &http2Upload{
 		h: h, trip: t, sweeper: &h.client.p.http2.sweeper,
-		src: src, framing: f, trailer: req.Trailer, c: req.Body,
+		src: src, framing: f, trailer: out.Trailer, left: req.Trailer, c: req.Body, through: make(chan struct{}),
 	}
 	if out.ContentLength = f.contentLength(); src != nil {
-		out.Body = body
+		out.Body, t.up = body, body
+		h.uploads.Store(true)
 	}
 	h.sends(req)
 	return out, body, nil
@@ -161,7 +171,6 @@ func (h *hookedExchange) requestHeader(req *http.Request) (http.Header, error) {
 	if err := c.carry(header, req.Header); err != nil {
 		return nil, err
 	}
-	delete(header, "Proxy-Authorization")
 	delete(header, "Trailer") // which net/http makes of the field names in Trailer
 	if header["User-Agent"] == nil {
 		header["User-Agent"] = nil // or net/http adds its own
@@ -227,12 +236,15 @@ type http2Upload struct {
 	trip    *hookedTrip
 	src     *readerSource
 	framing framing
-	trailer http.Header
+	trailer http.Header // as it is sent
+	left    http.Header // as hooks left it
 	rest    []byte
 	c       io.Closer
 	touched atomic.Bool
 	closed  atomic.Bool
-	sending atomic.Bool // what was read waits for the origin's window
+	through chan struct{} // closed when it is
+	ended   atomic.Bool   // the response came to its end
+	sending atomic.Bool   // what was read waits for the origin's window
 }
 
 // Read implements io.Reader.
@@ -243,7 +255,7 @@ func (u *http2Upload) Read(p []byte) (n int, err error) {
 	if len(u.rest) == 0 {
 		u.rest, err = u.src.next()
 		if err == io.EOF {
-			fillTrailer(u.trailer, u.h.req.Trailer)
+			u.fillTrailers()
 		}
 		if err == io.EOF && u.framing.kind == knownLength && u.src.sent() < u.framing.length {
 			err = errContentShort
@@ -262,6 +274,23 @@ func (u *http2Upload) Read(p []byte) (n int, err error) {
 	return n, nil
 }
 
+// soundTrailer returns trailer without what may be none, which net/http would not send a request with.
+func soundTrailer(trailer http.Header) http.Header {
+	sound := maps.Clone(trailer)
+	maps.DeleteFunc(sound, func(name string, _ []string) bool { return !mayTrail(name) })
+	return sound
+}
+
+// fillTrailers is called at the end of the content, when the trailers have come and hooks have set theirs.
+func (u *http2Upload) fillTrailers() {
+	fillTrailer(u.left, u.h.req.Trailer)
+	for name, values := range u.left {
+		if mayTrail(name) {
+			u.trailer[name] = values
+		}
+	}
+}
+
 // sent is called when net/http is through with what it has read, which it tells by wanting more,
 // or no more.
 func (u *http2Upload) sent() {
@@ -272,7 +301,9 @@ func (u *http2Upload) sent() {
 
 // Close implements io.Closer, for net/http, which does not want more.
 func (u *http2Upload) Close() error {
-	u.closed.Store(true)
+	if !u.closed.Swap(true) {
+		close(u.through)
+	}
 	u.sent()
 	if u.touched.Load() {
 		u.h.closeBody(u.c)

@@ -131,7 +131,11 @@ func (t *hookedTrip) response(req *http.Request) *http.Response {
 	}
 	t.h.mu.Unlock()
 	switch {
-	case t.status.code == http.StatusSwitchingProtocols, isTunnel(t.status.code, t.method):
+	case t.status.code == http.StatusSwitchingProtocols:
+		if res.Body = (upgraded{t, t.o.s}); header["Upgrade"] == nil {
+			header["Upgrade"] = []string{t.protocol}
+		}
+	case isTunnel(t.status.code, t.method):
 		res.Body = upgraded{t, t.o.s}
 	case t.control.framing.empty():
 		t.Close()

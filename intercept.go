@@ -31,8 +31,11 @@ type opening struct {
 	early  *earlyDial
 	conn   *Conn
 	socket *tlsSocket
-	heard  bool // the ClientHello was understood
-	asked  bool // it was decided about
+	heard  bool   // the ClientHello was understood
+	asked  bool   // it was decided about
+	shown  bool   // the client was, or is about to be, shown a certificate
+	spoke  bool   // it sent something inside TLS
+	since  uint64 // when it was shown that, see distrusts.now
 	own    *tls.Certificate
 	err    error // why it comes to nothing
 	mirror choice
@@ -54,7 +57,7 @@ func (op *opening) openTLS() error {
 	err := op.handshake(nc)
 	switch {
 	case op.socket.gone != nil:
-		return c.refusedBy(op.conn, op.socket.gone)
+		return op.failed(op.socket.gone)
 	case op.socket.held && !op.heard && (op.socket.ended || op.early.hasSpoken()):
 		return errNotOpened // no more comes of it, or it is not for the client to begin
 	case op.socket.held && !op.heard:
@@ -62,7 +65,7 @@ func (op *opening) openTLS() error {
 	case op.socket.held:
 		return cmp.Or(op.err, errNotOpened)
 	case err != nil:
-		return c.refusedBy(op.conn, op.socket.explain(err))
+		return op.handshakeFailed(op.socket.explain(err))
 	}
 	c.enterTLS(nc, op.socket)
 	return nil
@@ -86,7 +89,7 @@ func (c *client) enterTLS(nc *tls.Conn, socket *tlsSocket) {
 // configFor implements helloHandler: it decides, with the ClientHello in hand.
 func (op *opening) configFor(hello *tls.ClientHelloInfo) (*tls.Config, error) {
 	c := op.c
-	op.heard = true
+	op.heard, op.since = true, c.p.distrusts.now()
 	op.describe(hello)
 	op.early.stopListening()
 	c.s.resume()
@@ -250,7 +253,8 @@ func (op *opening) insist(protocol string) bool {
 }
 
 // certificate implements helloHandler. A resumed handshake needs none.
-func (op *opening) certificate() (cert *tls.Certificate, err error) {
+func (op *opening) certificate(hello *tls.ClientHelloInfo) (cert *tls.Certificate, err error) {
+	defer func() { op.shown, op.since = err == nil, op.c.p.distrusts.now() }()
 	defer op.c.recovered("tls", &err)
 	if op.own != nil {
 		return op.own, nil
@@ -260,17 +264,8 @@ func (op *opening) certificate() (cert *tls.Certificate, err error) {
 	if !op.mirror.verified && op.conn.ServerName != "" { // whoever made it would get clients to take it for others
 		mirror = nil
 	}
-	return op.c.p.CA.certificate(namesFor(op.conn.ServerName, host, mirror))
-}
-
-// refusedBy gives an error of the client's TLS its step, and remembers a client that does not
-// accept the certificate that it was shown. In TLS 1.3 that may come after the handshake.
-func (c *client) refusedBy(conn *Conn, err error) error {
-	if isCertificateAlert(err) {
-		c.p.distrusts.put(c.distrust(conn))
-		err = fmt.Errorf("%w: %w", ErrCertificateRefused, err)
-	}
-	return &OpError{Op: "client tls", Addr: conn.Destination.Addr, Err: err}
+	ca := op.c.p.CA
+	return ca.certificate(namesFor(op.conn.ServerName, host, mirror), ca.keys.kindFor(hello))
 }
 
 func (c *client) distrust(conn *Conn) distrust {

@@ -21,15 +21,17 @@ const (
 	backdate = 24 * time.Hour
 	// maxCommonName is the upper bound of a common name (RFC 5280, appendix A.1).
 	maxCommonName = 64
-	// maxMirrored is how many names are taken over from an origin's certificate.
+	// maxMirrored is how many names are taken over from an origin's certificate. With that many
+	// mbedTLS and wolfSSL, which read certificates of at most 16 KiB, can't read the origin's either.
 	maxMirrored = 1000
 )
 
 // leafNames are what a leaf is valid for. DNS names are in lower case, without the dot at
 // their end; addresses have no zone.
 type leafNames struct {
-	dns []string
-	ips []netip.Addr
+	dns  []string
+	ips  []netip.Addr
+	host netip.Addr // the first of ips if the client wants an address, else invalid
 }
 
 // namesFor returns the names of a leaf for a client that asked for serverName, or asked
@@ -51,7 +53,8 @@ func namesFor(serverName, host string, mirror *x509.Certificate) leafNames {
 func (n *leafNames) add(name string) bool {
 	name = strings.TrimSuffix(name, ".")
 	if ip, err := netip.ParseAddr(name); err == nil {
-		n.ips = append(n.ips, ip.Unmap().WithZone(""))
+		n.host = ip.Unmap().WithZone("")
+		n.ips = append(n.ips, n.host)
 		return true
 	}
 	if !isDNSName(name) {
@@ -104,7 +107,7 @@ func (n leafNames) all() []string {
 	return names
 }
 
-// key identifies the names in the cache. No name has a comma.
+// key identifies the names in the cache. No name is empty or has a comma.
 func (n leafNames) key() string { return strings.Join(n.all(), ",") }
 
 // commonName returns the first name that fits, or "".
@@ -130,13 +133,20 @@ var errNoName = errors.New("no name that a certificate can be issued for")
 
 // certificate returns a certificate for those of names that the authority may sign, from the
 // cache or newly signed. It changes names.
-func (ca *CA) certificate(names leafNames) (*tls.Certificate, error) {
+func (ca *CA) certificate(names leafNames, kind leafKind) (*tls.Certificate, error) {
 	names = ca.permitted(names)
-	return ca.leaves.get(names.key(), func() (*signedLeaf, error) { return ca.sign(names) })
+	key := names.key()
+	if names.host.IsValid() {
+		key += ","
+	}
+	if kind == rsaLeaf {
+		key = "," + key
+	}
+	return ca.leaves.get(key, func() (*signedLeaf, error) { return ca.sign(names, kind) })
 }
 
 // sign makes a leaf. It ends with the authority at the latest.
-func (ca *CA) sign(names leafNames) (*signedLeaf, error) {
+func (ca *CA) sign(names leafNames, kind leafKind) (*signedLeaf, error) {
 	issuer, now := ca.chain[0], time.Now()
 	if len(names.dns)+len(names.ips) == 0 {
 		return nil, errNoName
@@ -144,8 +154,13 @@ func (ca *CA) sign(names leafNames) (*signedLeaf, error) {
 	if !now.Before(issuer.NotAfter) {
 		return nil, fmt.Errorf("certificate of %v expired at %v", issuer.Subject, issuer.NotAfter)
 	}
+	key, usage, err := ca.keys.get(kind)
+	if err != nil {
+		return nil, err
+	}
 	template := ca.template(names, now)
-	der, err := x509.CreateCertificate(rand.Reader, template, issuer, ca.leaf.Public(), ca.key)
+	template.KeyUsage = usage
+	der, err := x509.CreateCertificate(rand.Reader, template, issuer, key.Public(), ca.key)
 	if err != nil {
 		return nil, err
 	}
@@ -154,11 +169,11 @@ func (ca *CA) sign(names leafNames) (*signedLeaf, error) {
 		return nil, err
 	}
 	chain := append([][]byte{der}, ca.above...)
-	cert := &tls.Certificate{Certificate: chain, PrivateKey: ca.leaf, Leaf: parsed}
+	cert := &tls.Certificate{Certificate: chain, PrivateKey: key, Leaf: parsed}
 	return newSignedLeaf(cert, now), nil
 }
 
-// template says what is in a leaf. If the subject is empty, CreateCertificate makes the
+// template returns what is in a leaf, but for the use of its key. If the subject is empty, CreateCertificate makes the
 // names critical (RFC 5280, section 4.1.2.6).
 func (ca *CA) template(names leafNames, now time.Time) *x509.Certificate {
 	issuer := ca.chain[0]
@@ -175,12 +190,22 @@ func (ca *CA) template(names leafNames, now time.Time) *x509.Certificate {
 		Subject:               subject,
 		NotBefore:             latest(start.Add(-backdate), issuer.NotBefore),
 		NotAfter:              earliest(start.Add(leafLife), issuer.NotAfter),
-		KeyUsage:              x509.KeyUsageDigitalSignature,
 		ExtKeyUsage:           []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
 		BasicConstraintsValid: true,
-		DNSNames:              names.dns,
+		DNSNames:              ca.dnsNames(names),
 		IPAddresses:           names.netIPs(),
 	}
+}
+
+// dnsNames returns the DNS names of a leaf. The address that the client connects to is one of them,
+// as text: mbedTLS 2, BearSSL and Erlang look for it there, and clients that find it among the
+// addresses don't mind, unless name constraints make them look at every name.
+func (ca *CA) dnsNames(names leafNames) []string {
+	text := names.host.String()
+	if !names.host.IsValid() || ca.constrained || slices.Contains(names.dns, text) {
+		return names.dns
+	}
+	return append(slices.Clip(names.dns), text)
 }
 
 func latest(a, b time.Time) time.Time {

@@ -122,7 +122,7 @@ func TestR45_Address(t *testing.T) {
 	ca := newCA(t)
 	for host, want := range map[string]string{"192.0.2.1": "192.0.2.1", "2001:db8::1": "2001:db8::1", "fe80::1%eth0": "fe80::1"} {
 		leaf := leafFor(t, ca, "", host, nil).Leaf
-		if got := fmt.Sprint(leaf.DNSNames, leaf.IPAddresses, leaf.Subject); got != "[] ["+want+"] CN="+want {
+		if got := fmt.Sprint(leaf.DNSNames, leaf.IPAddresses, leaf.Subject); got != "["+want+"] ["+want+"] CN="+want {
 			t.Errorf("%s: %s", host, got)
 		}
 		wantStrict(t, ca, ca.Certificate(), "", want)

@@ -1,11 +1,13 @@
 package mitm_test
 
 import (
+	"bytes"
 	"crypto/elliptic"
 	"crypto/tls"
 	"crypto/x509"
 	"fmt"
 	"net"
+	"slices"
 	"strings"
 	"testing"
 
@@ -37,7 +39,7 @@ func TestLeafMirrorConstrained(t *testing.T) {
 		constraints x509.Certificate
 		names, ips  string
 	}{
-		{x509.Certificate{}, names, ips},
+		{x509.Certificate{}, strings.TrimSuffix(names, "]") + " 192.0.2.1]", ips},
 		{x509.Certificate{PermittedDNSDomains: []string{"Example.com"}}, "[example.com *.example.com a.b.example.com]", ips},
 		{x509.Certificate{PermittedDNSDomains: []string{".example.com"}}, "[*.example.com a.b.example.com]", ips},
 		{x509.Certificate{PermittedDNSDomains: []string{"a.example.com", "org"}}, "[example.org]", ips},
@@ -73,6 +75,45 @@ func TestLeafAddressConstrained(t *testing.T) {
 		wantStrict(t, ca, root, "www.example.com", "")
 		wantStrict(t, ca, root, "", "192.0.2.1")
 		wantStrict(t, ca, root, "", "2001:db8::1")
+	}
+}
+
+// A name in the form of an address is none that a chain with constraints may have.
+func TestR45_AddressAsName(t *testing.T) {
+	_, some := constrained(t, &x509.Certificate{PermittedDNSDomains: []string{"example.com"}})
+	_, others := constrained(t, &x509.Certificate{PermittedIPRanges: ranges("192.0.2.0/24", "2001:db8::/32")})
+	_, excluding := constrained(t, &x509.Certificate{ExcludedDNSDomains: []string{"example.com"}})
+	for _, host := range []string{"192.0.2.1", "2001:db8::1"} {
+		for _, ca := range slices.Concat(some, others, excluding) {
+			if leaf := leafFor(t, ca, "", host, nil).Leaf; len(leaf.DNSNames) > 0 || len(leaf.IPAddresses) != 1 {
+				t.Errorf("%s: a leaf for %q %v", host, leaf.DNSNames, leaf.IPAddresses)
+			}
+		}
+		ca := newCA(t)
+		for range 2 {
+			same := &x509.Certificate{DNSNames: []string{"example.com"}, IPAddresses: []net.IP{net.ParseIP(host)}}
+			for name, want := range map[string]string{"": "[example.com " + host + "]", "example.com": "[example.com]"} {
+				leaf := leafFor(t, ca, name, host, same).Leaf
+				slices.Sort(leaf.DNSNames)
+				slices.Reverse(leaf.DNSNames)
+				if got := fmt.Sprint(leaf.DNSNames); got != want || len(leaf.IPAddresses) != 1 {
+					t.Errorf("server name %q: a leaf for %s %v, want %s", name, got, leaf.IPAddresses, want)
+				}
+			}
+		}
+	}
+}
+
+// A root with name constraints is not sent, as wolfSSL applies them to the root itself.
+func TestR45_ConstrainedRoot(t *testing.T) {
+	for _, c := range []x509.Certificate{{}, {PermittedDNSDomains: []string{"example.com"}}, {ExcludedIPRanges: ranges("192.0.2.0/24")}} {
+		root, cas := constrained(t, &c)
+		for i, want := range []bool{len(c.PermittedDNSDomains)+len(c.ExcludedIPRanges) == 0, false} {
+			chain := leafFor(t, cas[i], "example.com", "", nil).Certificate
+			if sent := bytes.Equal(chain[len(chain)-1], root.Raw); sent != want || len(chain) < 1+i {
+				t.Errorf("authority %d of %v: the root is sent: %v, want %v; chain of %d", i, c, sent, want, len(chain))
+			}
+		}
 	}
 }
 

@@ -12,7 +12,7 @@ import (
 
 // Leaf lets external tests have a leaf without a proxy.
 func (ca *CA) Leaf(serverName, host string, mirror *x509.Certificate) (*tls.Certificate, error) {
-	return ca.certificate(namesFor(serverName, host, mirror))
+	return ca.certificate(namesFor(serverName, host, mirror), ecdsaLeaf)
 }
 
 // label is the longest label there may be, and longName the longest name.

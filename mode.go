@@ -127,9 +127,10 @@ type Conn struct {
 	RawClientHello []byte
 
 	s        *stream
-	nest     *nest    // how the destination is reached
-	listener net.Addr // where the connection was accepted; nil: not by Serve
-	opaque   bool     // TLS that can't be terminated
+	nest     *nest                         // how the destination is reached
+	isOwn    func(credentials string) bool // says which the mode has asked for and got; nil: none
+	listener net.Addr                      // where the connection was accepted; nil: not by Serve
+	opaque   bool                          // TLS that can't be terminated
 }
 
 // RemoteAddr returns the client's address.
@@ -139,7 +140,7 @@ func (c *Conn) RemoteAddr() net.Addr { return c.s.nc.RemoteAddr() }
 func (c *Conn) LocalAddr() net.Addr { return c.s.nc.LocalAddr() }
 
 // NetConn returns the connection as it was accepted. It must not be read from.
-func (c *Conn) NetConn() net.Conn { return c.s.nc }
+func (c *Conn) NetConn() net.Conn { return c.s.given() }
 
 // Peek returns the first n bytes or more that the client has sent and leaves them to be
 // read; fewer come with an error. They are valid until the next Peek or Read. It is

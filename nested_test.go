@@ -204,7 +204,7 @@ func TestR72_ConnectPlain(t *testing.T) {
 // What the other proxy answers is for the client. After a 407 that may ask again on its connection.
 func TestR72_ConnectRefused(t *testing.T) {
 	t.Parallel()
-	const ask = "CONNECT site.test:443 HTTP/1.1\r\nHost: site.test:443\r\n\r\n"
+	const ask = "CONNECT site.test:443 HTTP/1.1\r\nHost: site.test:443\r\nProxy-Authorization: Basic b3RoZXI6\r\n\r\n"
 	challenged := "HTTP/1.1 407 Who Are You\r\nProxy-Authenticate: NTLM\r\nProxy-Authenticate: Basic realm=\"other\"\r\nContent-Length: 4\r\n\r\nwho?"
 	other := origin(t, func(c *peer) {
 		for range 2 {

@@ -37,7 +37,8 @@ func (t *hookedTrip) prepare(req *http.Request) error {
 		return err
 	}
 	h.startTrip(t, req.Method)
-	t.upgrade, t.bound = w.upgrades(), w.control.connectionBound
+	t.bound = w.control.connectionBound
+	t.asks(&w)
 	w.framing = f
 	t.request.start(nil, f, h.client.p.limits.contentTime)
 	t.request.out = appendRequestLine(t.request.out, req.Method, target)
@@ -56,7 +57,7 @@ func (h *hookedExchange) sends(req *http.Request) {
 // startTrip gives t what it needs of the client. Of one that speaks HTTP/2 there is nothing
 // to read but content, and its end is that of the request's context.
 func (h *hookedExchange) startTrip(t *hookedTrip, method string) {
-	t.owner = h
+	t.owner, t.clock, t.request.clock = h, &h.clock, &h.clock
 	if h.protocol == HTTP1 {
 		h.client.startTrip(&t.trip, t.route, method)
 		return
@@ -89,6 +90,7 @@ func (t *hookedTrip) attach(req *http.Request, src *readerSource) error {
 		return err
 	}
 	t.source, t.content = src, src.direct
+	t.expects = src.direct != nil && t.h.control.expectContinue && t.h.minor > 0
 	t.stop = func() { t.h.closeBody(req.Body) }
 	return nil
 }
@@ -211,6 +213,7 @@ func (h *hookedExchange) outgoing(x *exchange, res *http.Response) (src *readerS
 	if err != nil {
 		return nil, err
 	}
+	goesOn := h.contentGoesOn()
 	f, src, err := h.responseContent(res, x.method)
 	if err != nil {
 		src.done()
@@ -218,9 +221,10 @@ func (h *hookedExchange) outgoing(x *exchange, res *http.Response) (src *readerS
 	}
 	w.framing = x.forClient(f)
 	w.close = x.control.close || w.control.close || res.Close || w.framing.kind == closeFramed ||
-		h.unread() || x.client.p.closing.Load()
+		!goesOn && h.unread() || x.client.p.closing.Load()
 	src.closing = w.close
 	x.reply.start(x.client.s, w.framing, x.client.p.limits.contentTime)
+	x.reply.last = h.unread() && !h.busy()
 	w.describe(res.Header)
 	x.reply.out = appendStatusLine(x.reply.out, res.StatusCode, reason)
 	x.reply.out = w.appendTo(x.reply.out)
@@ -251,15 +255,18 @@ func reasonOf(res *http.Response) (string, error) {
 
 // passUpgrade passes a 101 on and makes a tunnel of the connection.
 func (h *hookedExchange) passUpgrade(x *exchange, res *http.Response) error {
-	w, err := h.responseRewrite(res)
+	w, err := h.upgradeRewrite(res)
+	if err != nil {
+		return &OpError{Op: "hook", Err: err}
+	}
+	reason, err := reasonOf(res)
 	rwc, ok := res.Body.(io.ReadWriteCloser)
-	// A client that did not ask gets none, and what is left of its content is no tunnel.
-	if err != nil || !ok || !h.control.upgrade || h.minor == 0 || h.unread() {
+	if err != nil || !ok || h.unread() { // what is left of the client's content is no tunnel
 		return &OpError{Op: "hook", Err: cmp.Or(err, errUpgrade)}
 	}
 	x.client.watch.disarm()
 	x.reply.start(x.client.s, framing{}, x.client.p.limits.contentTime)
-	x.reply.out = appendStatusLine(x.reply.out, res.StatusCode, "Switching Protocols")
+	x.reply.out = appendStatusLine(x.reply.out, res.StatusCode, reason)
 	x.reply.out = w.appendTo(x.reply.out)
 	if err := x.reply.flush(); err != nil {
 		x.err = &OpError{Op: "send response", Err: err}
@@ -273,16 +280,32 @@ func (h *hookedExchange) passUpgrade(x *exchange, res *http.Response) error {
 	}
 	if _, own := rwc.(upgraded); !own {
 		x.tunnel.under = x.tunnel.o
-		x.tunnel.o = &origin{s: newStream(bodyConn{rwc, h}), key: x.route.key}
+		x.tunnel.o = &origin{s: newStream(bodyConn{rwc, h, x.tunnel.under}), key: x.route.key}
 	}
 	return nil
+}
+
+// upgradeRewrite is responseRewrite for a 101, which a client that did not ask does not get.
+func (h *hookedExchange) upgradeRewrite(res *http.Response) (rewrite, error) {
+	w, err := h.responseRewrite(res)
+	if err != nil {
+		return w, err
+	}
+	w.control.switches()
+	w.protocol = onlyProtocol(h.near.raw.fields)
+	named := w.protocol != "" || hasField(w.fields, upgradeField)
+	if !h.control.upgrade || h.minor == 0 || !w.control.upgrade || !named {
+		return w, errUpgrade
+	}
+	return w, nil
 }
 
 // bodyConn is the body of a 101, from another transport or as a hook wrapped it, as a
 // connection.
 type bodyConn struct {
 	io.ReadWriteCloser
-	h *hookedExchange
+	h     *hookedExchange
+	under *origin // what the engine got it from; nil: it is another transport's
 }
 
 // Read implements net.Conn. It survives the panic of a reader that a hook put in.
@@ -295,6 +318,18 @@ func (c bodyConn) Read(p []byte) (n int, err error) {
 func (c bodyConn) Write(p []byte) (n int, err error) {
 	defer c.h.recovered(&err)
 	return c.ReadWriteCloser.Write(p)
+}
+
+// CloseWrite ends the sending side, if need be below what a hook put around the connection.
+func (c bodyConn) CloseWrite() (err error) {
+	defer c.h.recovered(&err)
+	if half, ok := c.ReadWriteCloser.(halfCloseable); ok {
+		return half.CloseWrite()
+	}
+	if c.under != nil {
+		return c.under.s.closeWrite()
+	}
+	return errNoHalfClose
 }
 
 func (bodyConn) LocalAddr() net.Addr              { return nil }

@@ -72,6 +72,7 @@ type origin struct {
 	bound     bool                 // it carried credentials that authenticate the connection
 	idleSince time.Time
 	listening chan error // see listen
+	unpark    func()     // ends what watches the idle connection; nil: nothing does
 }
 
 // choseHTTP2 says whether HTTP/2 was negotiated.
@@ -80,14 +81,21 @@ func (o *origin) choseHTTP2() bool {
 }
 
 // listen reads from an idle connection that can't be probed, because it is no socket. What
-// the read ends with tells whether it may be used again.
-func (o *origin) listen() {
+// the read ends with tells whether it may be used again; p is told so if it may not.
+func (o *origin) listen(p *pool) {
 	if o.s.low != nil {
 		return
 	}
-	o.listening = make(chan error, 1)
+	listening := make(chan error, 1)
+	o.listening = listening
 	o.s.readWithin(0)
-	go func() { o.listening <- o.s.fill(bufferSize) }()
+	p.listeners.Go(func() {
+		err := o.s.fill(bufferSize)
+		listening <- err
+		if !isTimeout(err) {
+			p.woken(o)
+		}
+	})
 }
 
 // quiet ends the idle time of a connection. It returns false if the origin has closed it or
@@ -100,11 +108,20 @@ func (o *origin) quiet() bool {
 	err := <-o.listening
 	o.listening = nil
 	o.s.resume()
-	return isTimeout(err)
+	return isTimeout(err) && (o.s.tls == nil || !o.s.tls.broken)
+}
+
+// leave ends the watch over an idle connection.
+func (o *origin) leave() {
+	if o.unpark != nil {
+		o.unpark()
+		o.unpark = nil
+	}
 }
 
 // close closes an idle connection.
 func (o *origin) close() {
+	o.leave()
 	o.s.close()
 	if o.listening != nil {
 		<-o.listening
@@ -120,7 +137,16 @@ type pool struct {
 	reaper *time.Timer   // runs while the pool is not empty
 	keep   time.Duration // for how long; negative: no limit
 	closed bool
+
+	settler   *time.Timer // runs while there are sockets that are not watched yet; nil: there were none
+	settling  bool        // it does
+	parking   parking
+	listeners sync.WaitGroup
 }
+
+// settleTime is when an idle connection is worth being watched: what is used more often than that would
+// only cost system calls, and is looked at before its use anyway.
+const settleTime = time.Second
 
 // get returns an idle connection, which may be closed or not quiet any more, or nil.
 func (p *pool) get(key originKey) *origin {
@@ -134,17 +160,20 @@ func (p *pool) get(key originKey) *origin {
 	list[len(list)-1] = nil
 	p.idle[key] = list[:len(list)-1]
 	p.count--
+	o.leave()
 	return o
 }
 
 // put keeps o for another exchange, or closes it if the pool is full or closed.
 func (p *pool) put(o *origin) {
 	o.reused = true
-	if o.listen(); !p.push(o) {
+	o.idleSince = time.Now()
+	if o.listen(p); !p.push(o) {
 		o.close()
 	}
 }
 
+// push puts o behind those that were used before it.
 func (p *pool) push(o *origin) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -157,12 +186,73 @@ func (p *pool) push(o *origin) bool {
 	if len(p.idle) >= maxPoolKeys {
 		p.forget()
 	}
-	p.idle[o.key] = append(p.idle[o.key], o)
+	list := p.idle[o.key]
+	i := len(list)
+	for i > 0 && list[i-1].idleSince.After(o.idleSince) {
+		i--
+	}
+	p.idle[o.key] = slices.Insert(list, i, o)
 	p.count++
-	o.idleSince = time.Now()
+	if o.s != nil && o.s.low != nil && !p.settling {
+		p.settle()
+	}
 	if p.reaper == nil && p.keep > 0 {
 		p.reaper = time.AfterFunc(p.keep, p.reap)
 	}
+	return true
+}
+
+// settle has sockets that stay idle watched, in a while. It is called with the lock.
+func (p *pool) settle() {
+	if p.settling = true; p.settler == nil {
+		p.settler = time.AfterFunc(settleTime, p.watch)
+	} else {
+		p.settler.Reset(settleTime)
+	}
+}
+
+// watch has the sockets watched that were idle for a while.
+func (p *pool) watch() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.settling = false
+	again := false
+	for _, list := range p.idle {
+		for _, o := range list {
+			switch {
+			case o.unpark != nil || o.s.low == nil:
+			case time.Since(o.idleSince) < settleTime/2:
+				again = true
+			default:
+				o.unpark = p.parking.park(o.s, func() { p.woken(o) })
+			}
+		}
+	}
+	if again && !p.closed {
+		p.settle()
+	}
+}
+
+// woken closes an idle connection on which something has happened that speaks against its use. Tickets
+// of TLS do not.
+func (p *pool) woken(o *origin) {
+	if p.remove(o) && (!o.quiet() || !p.push(o)) {
+		o.close()
+	}
+}
+
+// remove takes o out of the pool; false if it is not there.
+func (p *pool) remove(o *origin) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	list := p.idle[o.key]
+	i := slices.Index(list, o)
+	if i < 0 {
+		return false
+	}
+	p.idle[o.key] = slices.Delete(list, i, i+1)
+	p.count--
+	o.leave()
 	return true
 }
 
@@ -213,10 +303,15 @@ func (p *pool) close() {
 	if p.reaper != nil {
 		p.reaper.Stop()
 	}
+	if p.settler != nil {
+		p.settler.Stop()
+	}
 	p.mu.Unlock()
 	for _, list := range idle {
 		for _, o := range list {
 			o.close()
 		}
 	}
+	p.listeners.Wait()
+	p.parking.close()
 }

@@ -34,7 +34,9 @@ type Proxy struct {
 	// Dial opens connections to origin servers. Nil: a net.Dialer. See [CheckedDial].
 	Dial DialFunc
 	// CA issues the certificates that are shown to clients whose TLS is opened, so that hooks
-	// see what is inside. Nil: TLS is tunnelled, never opened, but for ClientTLS.
+	// see what is inside. Nil: TLS is tunnelled, never opened, but for ClientTLS. A client that has
+	// an earlier session with the origin and sends early data for that (RFC 8446, section
+	// 4.2.10) is refused by an alert, which [Flow.Err] says; browsers come back without.
 	CA *CA
 	// ClientTLS is used towards clients whose TLS is opened. Where it has a certificate, of
 	// GetCertificate or of Certificates, that fits the ClientHello, that is shown in place of
@@ -44,8 +46,9 @@ type Proxy struct {
 	ClientTLS *tls.Config
 	// OriginTLS is used towards https origins. Nil verifies against the system's
 	// roots and speaks TLS 1.2 or newer. Where it verifies, RSA keys have to have 2048 bits. It is copied; an empty ServerName is filled in and
-	// NextProtos replaced. Sessions are resumed unless SessionTicketsDisabled is set. See
-	// [Destination] for another one for a single host.
+	// NextProtos replaced. Sessions are resumed unless SessionTicketsDisabled is set. With
+	// Renegotiation set, an idle connection of TLS 1.2 keeps its buffer. See [Destination] for
+	// another one for a single host.
 	OriginTLS *tls.Config
 	// StartTLS, if not nil, does the handshake with origins in place of crypto/tls: over nc, with
 	// the ServerName, the NextProtos and all else of config, for c, whose RawClientHello it may
@@ -56,16 +59,17 @@ type Proxy struct {
 	// origins, in the format of SSLKEYLOGFILE, with which others can read the traffic. A
 	// KeyLogWriter of ClientTLS or OriginTLS comes first.
 	KeyLogWriter io.Writer
-	// TunnelRefused, if more than 0, is for how long a client that refused our certificate for a
-	// name is tunnelled there, unread, unless a ConnHook says otherwise: as programs need
-	// that accept one certificate only.
-	TunnelRefused time.Duration
+	// TunnelPinned is how long the proxy tunnels, unread, instead of intercepting, what a client
+	// sends to a server name after it has refused our certificate for that (see
+	// [ErrCertificateRefused]), as programs with pinned certificates do. A ConnHook that answers
+	// Intercept or Reject takes precedence. 0 or less: never.
+	TunnelPinned time.Duration
 	// Via is the name under which the proxy adds itself to the Via field of messages
 	// (RFC 9110, section 7.6.3); a request that has it already is a loop and refused. Empty:
 	// no Via is written, and none is looked for.
 	Via string
 	// Logger gets records of panics in hooks, modes and Authenticate (level error) and of
-	// failures to accept (level warn). Exchanges are not logged: see [DoneHook]. Nil:
+	// failures to accept and [CA.Warnings] (level warn). Exchanges are not logged: see [DoneHook]. Nil:
 	// slog.Default().
 	Logger *slog.Logger
 
@@ -82,7 +86,8 @@ type Proxy struct {
 	// ResponseTimeout is how long an origin server may take from the end of the request
 	// to the head of its response, and between two interim responses. 0: 5 min.
 	ResponseTimeout time.Duration
-	// ContentTimeout is how long content may stand still, in either direction. 0: 5 min.
+	// ContentTimeout is how long content may stand still: where it goes both ways at once, how long
+	// neither direction may move. Content that an answer has overtaken has the same time. 0: 5 min.
 	ContentTimeout time.Duration
 	// IdleTimeout is how long a kept-alive connection, of a client or to an origin, may wait
 	// for its next request. 0: 2 min.
@@ -140,21 +145,32 @@ func (p *Proxy) init() error {
 		p.certificates = certificatePages(p.CA)
 		p.dialer = dialer{
 			dial: p.Dial, timeout: p.limits.dialTime, handshake: p.limits.tlsTime, head: p.limits.head,
-			config: p.defaultOriginTLS(), isLoop: p.isLoop, guard: &p.guard,
+			config: p.defaultOriginTLS(), mayLoop: p.mayLoop, guard: &p.guard,
 			startTLS: p.StartTLS, panicked: p.panicked,
 		}
 		p.tls = newClientTLS(p.ClientTLS, p.KeyLogWriter)
-		p.distrusts.life = p.TunnelRefused
+		p.distrusts.life = p.TunnelPinned
 		if p.Dial == nil {
 			p.dialer.dial = socketDialer{}.dial
 		}
 		p.listeners, p.clients = map[net.Listener]struct{}{}, map[served]struct{}{}
+		p.warnOfCA()
 		p.sorted, p.failed = sortHooks(p.Hooks, p.Transport)
 		if m, ok := p.mode().(modeChecker); ok && p.failed == nil {
 			p.failed = m.check()
 		}
 	})
 	return p.failed
+}
+
+// warnOfCA logs what clients will not like about the CA.
+func (p *Proxy) warnOfCA() {
+	if p.CA == nil {
+		return
+	}
+	for _, warning := range p.CA.Warnings() {
+		p.logger().Warn("mitm: CA", "warning", warning)
+	}
 }
 
 // ListenAndServe listens on the TCP address addr, host:port (an empty host is all
@@ -205,7 +221,7 @@ func (p *Proxy) accept(l net.Listener) error {
 			}
 			return ErrProxyClosed
 		case err != nil && !isTemporary(err):
-			return &OpError{Op: "accept", Addr: l.Addr().String(), Err: err}
+			return &OpError{Op: "accept", Addr: addrOr(l.Addr()).String(), Err: err}
 		case err != nil:
 			leave(free)
 			delay = min(max(2*delay, 5*time.Millisecond), time.Second)
@@ -219,6 +235,7 @@ func (p *Proxy) accept(l net.Listener) error {
 			return ErrProxyClosed
 		}
 		c.conn.listener = l.Addr()
+		c.guard()
 		go func() {
 			defer leave(free)
 			c.serve()
@@ -272,6 +289,7 @@ func (p *Proxy) ServeConn(ctx context.Context, nc net.Conn) error {
 		return ErrProxyClosed
 	}
 	defer context.AfterFunc(p.ctx, func() { c.cancel(nil) })()
+	c.guard()
 	c.serve()
 	return nil
 }
@@ -350,24 +368,4 @@ type onceListener struct {
 func (l *onceListener) Close() error {
 	l.once.Do(func() { l.err = l.Listener.Close() })
 	return l.err
-}
-
-// isLoop says whether nc ends at one of the proxy's own listeners: at its address, or,
-// where it listens on all addresses, at its port of this host.
-func (p *Proxy) isLoop(nc net.Conn) bool {
-	to, ok := addrPort(nc.RemoteAddr())
-	if !ok {
-		return false
-	}
-	from, _ := addrPort(nc.LocalAddr())
-	here := from.Addr() == to.Addr() || to.Addr().IsLoopback() // 127.0.0.2 is reached from 127.0.0.1
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	for l := range p.listeners {
-		at, ok := addrPort(l.Addr())
-		if ok && at.Port() == to.Port() && (at.Addr() == to.Addr() || at.Addr().IsUnspecified() && here) {
-			return true
-		}
-	}
-	return false
 }

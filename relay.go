@@ -10,6 +10,18 @@ import (
 // errIdle ends a tunnel in which neither side sent anything for too long.
 var errIdle = errors.New("idle for too long")
 
+// errUntold ends a tunnel whose client has ended its side, and whose origin can't be told so other
+// than by the end of the whole connection: there may have been more to come from there.
+var errUntold = errors.New("the client has sent its last byte, but the connection to the origin can't be half closed")
+
+// How long the other direction may be silent where an end can't be passed on alone. A server that
+// has ended its side is most often through, and its client waits for the end; a client that has
+// may wait for an answer.
+const (
+	originEnded = time.Second
+	clientEnded = 30 * time.Second
+)
+
 // A direction that moves bulk bytes within a paceTick gets a pipe, and keeps it for as long as
 // that goes on. How much single reads bring says nothing: a relay that keeps up with its peer
 // sees pieces as small as those that the peer writes.
@@ -32,7 +44,15 @@ type relay struct {
 	writing atomic.Int32 // directions that are writing, and may wait for a receiver
 	timer   *time.Timer
 	acked   uint64                // bytes that the peers have acknowledged, when the timer looked
-	failure atomic.Pointer[error] // the first one
+	owed    atomic.Pointer[owed]  // an end that could not be passed on alone
+	failure atomic.Pointer[error] // the first one; of nil if nothing is wrong but the end
+}
+
+// owed is an end that dst was not told: what else comes from there is read, until it is silent.
+type owed struct {
+	dst, src *stream
+	silence  time.Duration
+	err      error // that the tunnel ends with then
 }
 
 // run returns when both directions are through and both connections are closed: nil
@@ -65,17 +85,20 @@ func (r *relay) run() error {
 // limit could have been reached.
 func (r *relay) watchIdle() {
 	r.last.Store(time.Now().UnixNano())
-	if r.idle <= 0 {
-		return
+	if r.idle > 0 {
+		r.startTimer(r.idle)
 	}
+}
+
+func (r *relay) startTimer(d time.Duration) {
 	armed := make(chan struct{})
-	r.timer = time.AfterFunc(r.idle, func() {
+	r.timer = time.AfterFunc(d, func() {
 		<-armed
 		if rest := r.rest(); rest > 0 {
 			r.timer.Reset(rest)
 			return
 		}
-		r.fail(errIdle)
+		r.expire()
 	})
 	close(armed)
 }
@@ -83,7 +106,11 @@ func (r *relay) watchIdle() {
 // rest is how long the tunnel may stay as it is. What is being written counts only when all of it
 // is taken, which a slow receiver does not do in time; it lives if it acknowledges some of it.
 func (r *relay) rest() time.Duration {
-	rest := r.idle - time.Since(time.Unix(0, r.last.Load()))
+	idle := r.idle
+	if o := r.owed.Load(); o != nil && (idle <= 0 || o.silence < idle) {
+		idle = o.silence
+	}
+	rest := idle - time.Since(time.Unix(0, r.last.Load()))
 	if rest > 0 || r.writing.Load() == 0 {
 		return rest
 	}
@@ -92,7 +119,20 @@ func (r *relay) rest() time.Duration {
 		return 0
 	}
 	r.acked = acked
-	return r.idle
+	return idle
+}
+
+// expire ends what was silent for too long.
+func (r *relay) expire() {
+	o := r.owed.Load()
+	if o == nil {
+		r.fail(errIdle)
+		return
+	}
+	if r.failure.CompareAndSwap(nil, &o.err) {
+		o.src.reset() // what it may still have taken is cut off
+		o.dst.close()
+	}
 }
 
 // fail resets both connections, so that neither side takes the end for a clean one.
@@ -107,11 +147,27 @@ func (r *relay) fail(err error) {
 func (r *relay) direction(dst, src *stream, count *atomic.Int64) {
 	defer src.drop()
 	err := r.copy(dst, src, count)
-	if err == io.EOF {
-		dst.closeWrite() // if dst is gone, the other direction notices
-		return
+	if err != io.EOF {
+		r.fail(err)
+	} else if dst.closeWrite() == errNoHalfClose { // if dst is gone, the other direction notices
+		r.owe(dst, src)
 	}
-	r.fail(err)
+}
+
+// owe goes on for as long as the other direction moves, where the end of src can't be passed on.
+func (r *relay) owe(dst, src *stream) {
+	o := &owed{dst: dst, src: src, silence: originEnded}
+	if src == r.near {
+		o.silence, o.err = clientEnded, errUntold
+	}
+	if !r.owed.CompareAndSwap(nil, o) {
+		return // both have ended
+	}
+	if r.idle > 0 {
+		r.timer.Reset(min(r.idle, o.silence))
+	} else {
+		r.startTimer(o.silence)
+	}
 }
 
 func (r *relay) copy(dst, src *stream, count *atomic.Int64) error {

@@ -17,6 +17,7 @@ type rewrite struct {
 
 	response bool
 	status   int    // of a response
+	protocol string // of a 101 that names none
 	minor    int    // HTTP/1.minor of the sender
 	http2    bool   // which spoke HTTP/2
 	host     []byte // request: what the Host field becomes
@@ -33,6 +34,7 @@ const (
 	wroteHost = 1 << iota
 	wroteConnection
 	wroteTE
+	wroteUpgrade
 )
 
 // once says whether what has not happened before.
@@ -64,7 +66,7 @@ func (w *rewrite) appendField(dst []byte, f *field) []byte {
 		return w.appendFraming(dst, f)
 	case connectionField:
 		return w.appendConnection(dst, f)
-	case keepAliveField, proxyConnectionField, http2SettingsField:
+	case keepAliveField, proxyConnectionField, http2SettingsField, ownCredentialsField:
 		return dst
 	case upgradeField:
 		return w.appendUpgrade(dst, f)
@@ -73,6 +75,8 @@ func (w *rewrite) appendField(dst []byte, f *field) []byte {
 			return dst
 		}
 		return appendLine(dst, f, []byte("trailers"))
+	case trailerField: // some servers refuse a message that announces others, which do not come anyway
+		return appendList(dst, f, mayTrail[[]byte])
 	}
 	if w.response {
 		return append(append(dst, f.line...), "\r\n"...)
@@ -91,8 +95,6 @@ func (w *rewrite) appendRequestField(dst []byte, f *field) []byte {
 			break
 		}
 		return w.appendHost(dst, f.name)
-	case proxyAuthorizationField: // for us, not for the origin (RFC 9110, section 11.7.2)
-		return dst
 	case expectField:
 		if w.minor == 0 { // RFC 9110, section 10.1.1
 			return dst
@@ -167,31 +169,52 @@ func (w *rewrite) appendConnection(dst []byte, f *field) []byte {
 	return appendLine(dst, f, options)
 }
 
-// upgrades says whether an Upgrade field goes on. HTTP/1.0 has none.
-func (w *rewrite) upgrades() bool { return w.control.upgrade && w.minor > 0 }
+// upgrades says whether an Upgrade field goes on. HTTP/1.0 has none, but some servers say 1.0 in a 101.
+func (w *rewrite) upgrades() bool { return w.control.upgrade && (w.minor > 0 || w.switches()) }
+
+func (w *rewrite) switches() bool { return w.response && w.status == http.StatusSwitchingProtocols }
 
 // appendUpgrade drops protocols that we would be blind to.
 func (w *rewrite) appendUpgrade(dst []byte, f *field) []byte {
-	if !w.upgrades() || !tunnellable(f.value) {
+	if !w.upgrades() {
 		return dst
 	}
+	w.once(wroteUpgrade)
+	return appendList(dst, f, upgradable)
+}
+
+// appendList appends f with those elements that keep allows: as it came if these are all, and not at
+// all if there are none.
+func appendList(dst []byte, f *field, keep func(element []byte) bool) []byte {
 	start := len(dst)
 	dst = append(append(dst, f.name...), ": "...)
-	all := true
-	tokens(f.value, func(token []byte) bool {
-		if upgradable(token) {
-			dst = append(append(dst, token...), ", "...)
-		} else {
-			all = false
-		}
-		return true
-	})
-	if all {
+	before := len(dst)
+	dst, all := appendElements(dst, f.value, keep)
+	switch {
+	case all:
 		dst = append(dst[:start], f.line...)
-	} else {
-		dst = dst[:len(dst)-len(", ")]
+	case len(dst) == before:
+		return dst[:start]
 	}
 	return append(dst, "\r\n"...)
+}
+
+// appendElements appends those elements of a list that keep allows and reports whether these are all.
+func appendElements(dst, list []byte, keep func(element []byte) bool) (b []byte, all bool) {
+	start := len(dst)
+	all = true
+	tokens(list, func(element []byte) bool {
+		switch {
+		case !keep(element):
+			all = false
+			return true
+		case len(dst) > start:
+			dst = append(dst, ", "...)
+		}
+		dst = append(dst, element...)
+		return true
+	})
+	return dst, all
 }
 
 // appendMissing adds what the message needs and did not have.
@@ -208,6 +231,9 @@ func (w *rewrite) appendMissing(dst []byte) []byte {
 	}
 	if w.response && !w.control.hasDate && w.status/100 != 1 { // RFC 9110, section 6.6.1
 		dst = appendDate(dst)
+	}
+	if w.switches() && w.once(wroteUpgrade) {
+		dst = append(append(append(dst, "Upgrade: "...), w.protocol...), "\r\n"...)
 	}
 	return w.appendConnection(dst, &field{name: []byte("Connection")})
 }

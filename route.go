@@ -4,6 +4,7 @@ import (
 	"net/http"
 	"strconv"
 	"sync"
+	"time"
 )
 
 // route is a destination with the decision about it.
@@ -22,9 +23,10 @@ type route struct {
 	verified string // the name that the origin's certificate is verified for, "" if none
 
 	mu    sync.Mutex
-	bound *origin    // idle and bound to this client, see origin.bound
-	over  bool       // nothing is kept any more
-	early *earlyDial // a dial that began before a request was read
+	bound *origin     // idle and bound to this client, see origin.bound
+	idle  *time.Timer // until bound is watched; nil: there was none
+	over  bool        // nothing is kept any more
+	early *earlyDial  // a dial that began before a request was read
 }
 
 // takeEarly hands the early dial out, if there is one.
@@ -119,20 +121,62 @@ func (r *route) closeBound() {
 func (r *route) bind(o *origin) {
 	r.mu.Lock()
 	old := r.bound
+	if r.idle != nil {
+		r.idle.Stop()
+	}
 	if r.bound = o; r.over && o != nil {
 		r.bound = nil
 		o.s.close()
 	}
 	r.mu.Unlock()
 	if old != nil {
-		old.s.close()
+		old.close()
 	}
+}
+
+// settle has o, which is bound, watched when it was idle for a while, see pool.settle.
+func (r *route) settle(o *origin, p *parking) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.bound != o || o.s.low == nil {
+		return
+	}
+	r.idle = time.AfterFunc(settleTime, func() {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		if r.bound == o {
+			o.unpark = p.park(o.s, func() { r.woken(o, p) })
+		}
+	})
+}
+
+// woken closes o if something has happened that speaks against its use.
+func (r *route) woken(o *origin, p *parking) {
+	r.mu.Lock()
+	if r.bound != o {
+		r.mu.Unlock()
+		return
+	}
+	r.bound = nil
+	o.leave()
+	r.mu.Unlock()
+	if !o.quiet() {
+		o.close()
+		return
+	}
+	r.bind(o)
+	r.settle(o, p)
 }
 
 // unbind hands the kept connection out, if there is one.
 func (r *route) unbind() (o *origin) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	o, r.bound = r.bound, nil
+	if o, r.bound = r.bound, nil; o != nil {
+		if r.idle != nil {
+			r.idle.Stop()
+		}
+		o.leave()
+	}
 	return o
 }

@@ -200,7 +200,6 @@ func TestR03_Host(t *testing.T) {
 		"GET http://o.test/ HTTP/1.1\r\nHost: o.test/x\r\n\r\n",
 		"GET http://o.test/ HTTP/1.1\r\nHost: o.test:port\r\n\r\n",
 		"GET http://o.test/ HTTP/1.1\r\nHost: o.test:0\r\n\r\n",
-		"CONNECT o.test:443 HTTP/1.1\r\n\r\n",
 	})
 }
 

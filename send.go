@@ -32,9 +32,11 @@ type sender struct {
 	dst     *stream
 	framing framing
 	idle    time.Duration // how long a write may take
+	clock   *clock        // of both directions; nil: of this one alone
 
 	out      []byte      // not yet written; pooled, see start and done
 	left     int64       // of knownLength
+	last     bool        // nothing that dst sends is read when all content was taken
 	complete atomic.Bool // all content was taken from the source
 	pieces   [3][]byte
 	vector   net.Buffers
@@ -42,7 +44,7 @@ type sender struct {
 
 func (w *sender) start(dst *stream, f framing, idle time.Duration) {
 	w.dst, w.framing, w.idle = dst, f, idle
-	w.left = f.length
+	w.left, w.last = f.length, false
 	w.complete.Store(false)
 	if w.out == nil {
 		w.out = takeBuffer()[:0]
@@ -65,6 +67,7 @@ func (w *sender) flush() error {
 	w.dst.writeWithin(w.idle)
 	_, err := w.dst.out.Write(w.out)
 	w.out = w.out[:0]
+	w.clock.tick()
 	return err
 }
 
@@ -161,6 +164,7 @@ func (w *sender) writeThrough(p []byte, end string) error {
 	w.dst.writeWithin(w.idle)
 	_, err := w.vector.WriteTo(w.dst.nc)
 	w.pieces, w.vector, w.out = [3][]byte{}, nil, w.out[:0]
+	w.clock.tick()
 	if err != nil {
 		return &sendError{err}
 	}
@@ -169,6 +173,9 @@ func (w *sender) writeThrough(p []byte, end string) error {
 
 // end writes what marks the end of the message.
 func (w *sender) end(trailers []field) error {
+	if w.last {
+		w.dst.ignore()
+	}
 	w.appendEnd(trailers)
 	if w.framing.kind == knownLength && w.left > 0 {
 		return cmp.Or(w.flushed(), errContentShort)

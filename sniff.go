@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/netip"
 	"os"
@@ -61,12 +62,15 @@ func (c *client) serveDestination(d Destination) {
 
 // guardLoop says whether it is the proxy itself that connects to d.
 func (c *client) guardLoop(d Destination) (loop bool, done func()) {
-	from, _ := addrPort(c.s.nc.RemoteAddr())
 	to, err := netip.ParseAddrPort(d.Addr)
 	if err != nil || isDirect(to, c.conn.listener) {
 		return err == nil, func() {}
 	}
-	return c.p.guard.accept(ends{from, to})
+	e, ok := endsOfConn(c.s.nc.RemoteAddr(), net.TCPAddrFromAddrPort(to))
+	if !ok {
+		return false, func() {}
+	}
+	return c.p.guard.accept(e)
 }
 
 // open dials the destination of a connection that may speak anything, and serves it.
@@ -203,7 +207,7 @@ func (c *client) serveTLS(r *route, flow *Flow, conn *Conn, early *earlyDial) er
 		c.s.close()
 		return err
 	}
-	return c.serveInside(op)
+	return op.judge(c.serveInside(op))
 }
 
 // serveInside finds out what is spoken inside TLS and serves that.
@@ -224,10 +228,13 @@ func (c *client) serveInside(op *opening) error {
 	}
 	var err error
 	conn.Protocol, err = c.firstBytes(op.early, r)
+	if len(c.s.buffered()) > 0 {
+		op.accepted()
+	}
 	if err != nil && !errors.Is(err, ErrUnread) {
 		op.early.reset()
 		c.s.reset()
-		return c.refusedBy(op.conn, err)
+		return op.failed(err)
 	}
 	if conn.Protocol == TLS { // in TLS
 		conn.Protocol = Other
@@ -249,6 +256,10 @@ func (c *client) serveNegotiated(op *opening) error {
 		op.early.close()
 		return nil
 	}
+	c.ended = err == io.EOF
+	if len(c.s.buffered()) > 0 {
+		op.accepted()
+	}
 	switch have := c.s.buffered(); {
 	case len(have) > 0 && op.route.conn.Protocol == HTTP2 && !mayBePreface(have):
 		c.s.resume()
@@ -262,7 +273,7 @@ func (c *client) serveNegotiated(op *opening) error {
 	}
 	op.early.reset()
 	c.s.reset()
-	return c.refusedBy(op.conn, err)
+	return op.failed(err)
 }
 
 // refuseHTTP2 ends the connection of a client that has negotiated HTTP/2 and speaks something else, by
@@ -372,6 +383,7 @@ func (c *client) firstBytes(early *earlyDial, r *route) (Protocol, error) {
 			c.s.readWithin(pause)
 		}
 		err := c.s.fill(c.p.limits.requestLine)
+		c.ended = err == io.EOF
 		have = c.s.buffered()
 		switch {
 		case err == nil:

@@ -41,6 +41,28 @@ func (s *stream) acked() (n uint64) {
 	return n
 }
 
+// networkOf returns a number of the network namespace that a socket is in, 0 if that can't be known
+// (Linux before 5.14).
+func networkOf(raw syscall.RawConn) (cookie uint64) {
+	if raw != nil {
+		raw.Control(func(fd uintptr) {
+			cookie, _ = unix.GetsockoptUint64(int(fd), unix.SOL_SOCKET, unix.SO_NETNS_COOKIE)
+		})
+	}
+	return cookie
+}
+
+// isIPv6Only reports whether a listener on all addresses of IPv6 is not one for IPv4 too.
+func isIPv6Only(raw syscall.RawConn) (only bool) {
+	if raw != nil {
+		raw.Control(func(fd uintptr) {
+			n, err := unix.GetsockoptInt(int(fd), unix.IPPROTO_IPV6, unix.IPV6_V6ONLY)
+			only = err == nil && n != 0
+		})
+	}
+	return only
+}
+
 func setSocketOption(raw syscall.RawConn, level, option, value int, name string) (err error) {
 	if ctlErr := raw.Control(func(fd uintptr) {
 		err = unix.SetsockoptInt(int(fd), level, option, value)

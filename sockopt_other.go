@@ -13,3 +13,8 @@ func markSocket(syscall.RawConn, int) error { return redirectSupported() }
 func spoofSocket(syscall.RawConn) error { return redirectSupported() }
 
 func (s *stream) acked() uint64 { return 0 }
+
+// networkOf can't tell, nor can isIPv6Only.
+func networkOf(syscall.RawConn) uint64 { return 0 }
+
+func isIPv6Only(syscall.RawConn) bool { return false }

@@ -1,7 +1,6 @@
 package mitm
 
 import (
-	"crypto/tls"
 	"errors"
 	"io"
 	"net"
@@ -20,7 +19,8 @@ var past = time.Unix(1, 0)
 // taken when bytes arrive and given back when they are consumed, so that a waiting
 // connection costs no memory. One goroutine reads and one writes at a time.
 type stream struct {
-	nc  net.Conn        // as accepted or dialled, never wrapped: the kernel can splice it
+	nc  net.Conn        // as accepted or dialled: the kernel can splice it if it is a socket
+	own *pump           // nc, if that is one around what was accepted or dialled; else nil
 	raw syscall.RawConn // nil: nc runs on no socket, so waiting needs a buffer
 	low syscall.RawConn // the socket that carries nc, under TLS too; nil: none
 	tls *tlsSocket      // what nc runs on if it is TLS; nil if that is not ours
@@ -39,16 +39,37 @@ type stream struct {
 	readBy, writeBy time.Time // deadlines in force, each owned by who reads or writes
 
 	mu          sync.Mutex // orders deadlines set by different goroutines
+	readEnd     time.Time  // those of the connection, which may have been put off
+	writeEnd    time.Time
 	interrupted bool
 	hurried     bool
-	unguard     func() // see loopGuard
+	guard       *loopWatch // see loopGuard; nil: none, or no more
+	loop        bool       // it was one when guard ended
 }
 
 func newStream(nc net.Conn) *stream {
+	nc, own := dependable(nc)
 	raw := rawConn(nc)
-	s := &stream{nc: nc, raw: raw, low: raw, out: newSocketWriter(nc, raw)}
+	s := &stream{nc: nc, own: own, raw: raw, low: raw, out: newSocketWriter(nc, raw)}
 	s.readable, s.probe = s.readReady, s.pollSocket
 	return s
+}
+
+// given returns the connection as it was accepted or dialled.
+func (s *stream) given() net.Conn {
+	if s.own != nil {
+		return s.own.Conn
+	}
+	return s.nc
+}
+
+// pump returns what makes up for the shortcomings of the connection, under TLS too, or nil.
+func (s *stream) pump() *pump {
+	if s.tls != nil {
+		p, _ := s.tls.Conn.(*pump)
+		return p
+	}
+	return s.own
 }
 
 // buffered returns the unread bytes; they are valid until the next fill.
@@ -80,12 +101,24 @@ func (s *stream) fill(limit int) error {
 		}
 		return s.err
 	}
+	if s.own != nil && s.buf == nil {
+		return s.fillWhole()
+	}
 	s.takeIfNone()
 	n, err := s.nc.Read(s.buf[s.w:])
 	s.w += n
 	s.release()
 	if n > 0 {
 		return nil // an error with bytes comes again without them
+	}
+	return err
+}
+
+// fillWhole takes over what was read for the stream, with its buffer.
+func (s *stream) fillWhole() error {
+	b, at, err := s.own.next()
+	if err == nil {
+		s.buf, s.r, s.w = b[:cap(b)], at, len(b)
 	}
 	return err
 }
@@ -171,9 +204,15 @@ func (s *stream) pending() bool {
 // that was reset has nothing more to read.
 func (s *stream) broken() bool { return s.pending() && s.err != nil }
 
+// late reports whether the read deadline has passed. A timeout before that is an earlier one that the
+// connection remembers: another deadline changes nothing.
+func (s *stream) late() bool { return !s.readBy.IsZero() && !time.Now().Before(s.readBy) }
+
 // overdue says whether the write deadline has passed.
 func (s *stream) overdue() bool {
-	return !s.writeBy.IsZero() && !time.Now().Before(s.writeBy)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return !s.writeEnd.IsZero() && !time.Now().Before(s.writeEnd)
 }
 
 // makeRoom sees to it that there is space behind the unread bytes.
@@ -254,7 +293,7 @@ func (s *stream) readWithin(d time.Duration) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.readBy = by
+	s.readBy, s.readEnd = by, by
 	if !s.interrupted {
 		s.nc.SetReadDeadline(by)
 	}
@@ -268,8 +307,23 @@ func (s *stream) writeWithin(d time.Duration) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.writeBy = by
+	s.writeBy, s.writeEnd = by, by
 	if !s.hurried {
+		s.nc.SetWriteDeadline(by)
+	}
+}
+
+// putOff gives a read and a write that may be under way until by, if they have a deadline that comes first.
+// Any goroutine may call it.
+func (s *stream) putOff(by time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.interrupted && !s.readEnd.IsZero() && s.readEnd.Before(by) {
+		s.readEnd = by
+		s.nc.SetReadDeadline(by)
+	}
+	if !s.hurried && !s.writeEnd.IsZero() && s.writeEnd.Before(by) {
+		s.writeEnd = by
 		s.nc.SetWriteDeadline(by)
 	}
 }
@@ -295,7 +349,7 @@ func (s *stream) interrupt() {
 func (s *stream) resume() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.interrupted, s.readBy = false, time.Time{}
+	s.interrupted, s.readBy, s.readEnd = false, time.Time{}, time.Time{}
 	s.nc.SetReadDeadline(time.Time{})
 }
 
@@ -310,73 +364,6 @@ func (s *stream) hurry(d time.Duration) {
 func (s *stream) calm() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.hurried, s.writeBy = false, time.Time{}
+	s.hurried, s.writeBy, s.writeEnd = false, time.Time{}, time.Time{}
 	s.nc.SetWriteDeadline(time.Time{})
-}
-
-// closeWrite passes a FIN on. What can't be half closed is closed, since the other
-// side would otherwise never learn that nothing more comes.
-func (s *stream) closeWrite() error {
-	if half, ok := s.nc.(interface{ CloseWrite() error }); ok {
-		return half.CloseWrite()
-	}
-	return s.close()
-}
-
-// linger ends the connection after an answer to what may not have been read to its end, as
-// far as close, which has to follow: without this, that would destroy the answer on its
-// way (RFC 9112, section 9.6).
-func (s *stream) linger() {
-	const lingerTime, lingerBytes = time.Second, 256 << 10
-	if s.closeWrite() != nil {
-		return
-	}
-	s.resume()
-	s.readWithin(lingerTime)
-	for n := 0; n < lingerBytes; {
-		n += len(s.buffered())
-		s.discard(len(s.buffered()))
-		if s.fill(bufferSize) != nil {
-			return
-		}
-	}
-}
-
-// reset closes the connection so that the peer sees an error, not an end.
-func (s *stream) reset() {
-	nc := s.nc
-	if t, ok := nc.(*tls.Conn); ok {
-		nc = t.NetConn() // without a close_notify, which would be an orderly end
-	}
-	if s.tls != nil {
-		nc = s.tls.Conn
-	}
-	if l, ok := nc.(interface{ SetLinger(int) error }); ok {
-		l.SetLinger(0)
-	}
-	s.endGuard()
-	nc.Close()
-}
-
-// close closes the connection.
-func (s *stream) close() error {
-	s.endGuard()
-	return s.nc.Close()
-}
-
-// endGuard ends the watch for loops, if it goes on still.
-func (s *stream) endGuard() {
-	s.mu.Lock()
-	unguard := s.unguard
-	s.unguard = nil
-	s.mu.Unlock()
-	if unguard != nil {
-		unguard()
-	}
-}
-
-// drop gives the buffer back with whatever is in it. The stream is not read again.
-func (s *stream) drop() {
-	s.r = s.w
-	s.release()
 }

@@ -153,13 +153,30 @@ func (c *client) checkCredentials(credentials []string) (err error) {
 	return c.authenticate(c.ctx, strings.Join(credentials, ""))
 }
 
+// consumes reports whether a value of Proxy-Authorization is for the proxy itself (RFC 9110, section
+// 11.7.2). It is where a request names its destination. Where the connection has one of its own, whatever
+// it says is for whom the client means to speak to, which may be another proxy; but not what the client
+// has identified itself with by SOCKS.
+func (c *client) consumes(credentials string) bool {
+	return c.fixed == nil || c.conn.isOwn != nil && c.conn.isOwn(credentials)
+}
+
+// consumeCredentials keeps from the origin, and from hooks, what is for the proxy itself.
+func (x *exchange) consumeCredentials() {
+	for i := range x.head.fields {
+		if f := &x.head.fields[i]; f.kind == proxyAuthorizationField && x.client.consumes(string(f.value)) {
+			f.kind = ownCredentialsField
+		}
+	}
+}
+
 // credentials returns the values of Proxy-Authorization if anybody wants to know.
 func (x *exchange) credentials() (values []string) {
 	if x.client.authenticate == nil {
 		return nil
 	}
 	for i := range x.head.fields {
-		if f := &x.head.fields[i]; f.kind == proxyAuthorizationField {
+		if f := &x.head.fields[i]; f.kind == ownCredentialsField {
 			values = append(values, string(f.value))
 		}
 	}

@@ -26,9 +26,15 @@ func (d *dialer) secure(ctx context.Context, o *origin, key originKey, c *Conn) 
 	nc, state, err := d.shake(ctx, c, socket, d.configFor(key))
 	if err != nil {
 		o.s.close()
+		if o.s.isLoop() {
+			err = ErrLoop
+		}
 		return nil, &OpError{Op: "tls", Addr: key.addr, Err: err}
 	}
 	o.s.endGuard() // a loop would not have come that far
+	if tc, ok := nc.(*tls.Conn); ok && d.mayRenegotiate(key, state) {
+		nc = renegotiatingConn{tc, socket}
+	}
 	secured := &origin{s: newTLSStream(nc, socket), key: key, state: state}
 	if state.NegotiatedProtocol != protoHTTP2 {
 		secured.key = key.for1()
@@ -56,6 +62,16 @@ func (d *dialer) configFor(key originKey) *tls.Config {
 		config.NextProtos = strings.Split(key.alpn, ",")
 	}
 	return config
+}
+
+// mayRenegotiate reports whether a secured connection may have to do more handshakes later, which
+// TLS 1.3 has abolished. What StartTLS agreed to is not known.
+func (d *dialer) mayRenegotiate(key originKey, state *tls.ConnectionState) bool {
+	config := d.config
+	if key.config != nil {
+		config = key.config
+	}
+	return state.Version < tls.VersionTLS13 && (d.startTLS != nil || config.Renegotiation != tls.RenegotiateNever)
 }
 
 // shake is the handshake itself, by crypto/tls or by whatever the embedder put in place.

@@ -148,7 +148,7 @@ func TestCertificateNotRefused(t *testing.T) {
 			eachEntry(t, func(t *testing.T, e entry) {
 				s := newSite(t, e)
 				done, flows := doneHook()
-				s.p.Hooks, s.p.TunnelRefused = []mitm.Hook{done}, time.Hour
+				s.p.Hooks, s.p.TunnelPinned = []mitm.Hook{done}, time.Hour
 				proxy := start(t, s.p)
 				leave(t, s, proxy)
 				if f := nextFlow(t, flows); errors.Is(f.Err, mitm.ErrCertificateRefused) {
@@ -163,7 +163,7 @@ func TestCertificateNotRefused(t *testing.T) {
 }
 
 // A client that refused the certificate of a name is tunnelled to that name, and to no other.
-func TestTunnelRefused(t *testing.T) {
+func TestTunnelPinned(t *testing.T) {
 	for name, refuse := range refusals {
 		t.Run(name, func(t *testing.T) {
 			eachEntry(t, func(t *testing.T, e entry) {
@@ -180,7 +180,7 @@ func TestTunnelRefused(t *testing.T) {
 						test.want = opened
 					}
 					done, flows := doneHook()
-					s.p.TunnelRefused, s.p.Hooks = test.life, []mitm.Hook{done, mitm.OnConn(func(_ context.Context, c *mitm.Conn) (mitm.Action, error) {
+					s.p.TunnelPinned, s.p.Hooks = test.life, []mitm.Hook{done, mitm.OnConn(func(_ context.Context, c *mitm.Conn) (mitm.Action, error) {
 						if c.Protocol == mitm.TLS {
 							return test.action, nil
 						}
@@ -211,9 +211,9 @@ func TestTunnelRefused(t *testing.T) {
 }
 
 // The tunnelling ends after the time that was set.
-func TestTunnelRefusedEnds(t *testing.T) {
+func TestTunnelPinnedEnds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := &mitm.Proxy{TunnelRefused: time.Minute}
+		p := &mitm.Proxy{TunnelPinned: time.Minute}
 		i := inMemoryTLS(t, p, &tls.Config{}, func(c *tls.Conn) { io.Copy(io.Discard, c) })
 		opened := func(trusting bool) bool {
 			c := &peer{Conn: i.open(), t: t}

@@ -29,6 +29,8 @@ type tlsSocket struct {
 	records, reads int  // see dry
 	asked          bool // crypto/tls wanted more than there was
 
+	broken bool // a later handshake was interrupted, see renegotiatingConn
+
 	ended  bool
 	header []byte // of the record that is being read, as far as it came
 	left   int    // bytes of the record behind the header
@@ -114,6 +116,9 @@ func (s *tlsSocket) dry() bool {
 	waiting := s.before != nil && len(s.before.buffered()) > 0
 	return s.reads >= s.records && len(s.fetched) == 0 && !waiting && !s.inRecord()
 }
+
+// untouched reports whether crypto/tls was asked and took nothing of what was fetched.
+func (s *tlsSocket) untouched() bool { return len(s.fetched) > 0 || s.failure != nil }
 
 // answered notes a read by way of crypto/tls that returned n of at most room bytes.
 func (s *tlsSocket) answered(n, room int, err error) {
@@ -204,6 +209,9 @@ const recordAlert, alertSize = 21, 2
 func (s *tlsSocket) explain(err error) error {
 	if len(s.alert) < alertSize {
 		return err
+	}
+	if s.alert[1] == 0 { // close_notify
+		return io.EOF
 	}
 	return &net.OpError{Op: "remote error", Err: tls.AlertError(s.alert[1])}
 }

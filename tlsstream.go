@@ -2,6 +2,7 @@ package mitm
 
 import (
 	"crypto/tls"
+	"errors"
 	"net"
 )
 
@@ -11,6 +12,9 @@ import (
 func newTLSStream(nc net.Conn, socket *tlsSocket) *stream {
 	s := newStream(nc)
 	s.tls, s.low = socket, rawConn(socket.Conn)
+	if s.own != nil { // which may have read what the socket knows nothing of
+		s.low = nil
+	}
 	if _, ok := nc.(*tls.Conn); ok && s.low != nil {
 		s.raw, s.readable = s.low, s.readTLS
 	}
@@ -35,6 +39,9 @@ func (s *stream) readTLS(fd uintptr) bool {
 		s.tls.tries = false
 		s.tls.answered(n, room, err)
 		s.w += n
+		if err == errNotYet && s.tls.untouched() {
+			err = errRemembered // to try again would go on for ever
+		}
 		if s.err = err; n > 0 {
 			s.err = nil // an error with bytes comes again without them
 		}
@@ -61,5 +68,23 @@ func (s *stream) pendingTLS(arrived bool) bool {
 	}
 	s.interrupt() // whole records are returned all the same
 	defer s.resume()
-	return !isTimeout(s.fill(bufferSize))
+	return !isTimeout(s.fill(bufferSize)) || s.tls.broken
+}
+
+// errRemembered ends a connection of which crypto/tls reads no more, but returns an earlier error.
+var errRemembered = errors.New("tls: a handshake was interrupted")
+
+// renegotiatingConn is a tls.Conn that may do another handshake within a Read. In a handshake
+// crypto/tls remembers every error for good, even that of a deadline, or errNotYet. So a stream
+// reads from it as from any connection that is no socket: it waits in Read.
+type renegotiatingConn struct {
+	*tls.Conn
+	socket *tlsSocket
+}
+
+// Read implements net.Conn.
+func (c renegotiatingConn) Read(p []byte) (int, error) {
+	n, err := c.Conn.Read(p)
+	c.socket.broken = isTimeout(err) && !c.ConnectionState().HandshakeComplete
+	return n, err
 }

@@ -163,7 +163,7 @@ func TestInsideRefusedTLS(t *testing.T) {
 	eachWay(t, func(t *testing.T, w way, ip family) {
 		site := l.secureWeb(t, root, ip, 1, nil, "site.test")
 		eachSecureClient(t, func(t *testing.T, c secureClient) {
-			p := &mitm.Proxy{TunnelRefused: time.Hour}
+			p := &mitm.Proxy{TunnelPinned: time.Hour}
 			flows := opening(p, ca, root)
 			l.start(t, p, w)
 			for _, host := range []string{"site.test", site.host} {

@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"io"
+	"net/http"
 	"sync/atomic"
+	"time"
 )
 
 // Errors of responses, beside those of their syntax.
@@ -15,8 +17,26 @@ var (
 	errStale      = errors.New("connection closed, or not quiet, while it was idle")
 )
 
-// maxInterim bounds how many 1xx responses may come before the final one.
-const maxInterim = 64
+// maxInterim bounds how many 1xx responses may come without a second between them. One now and then
+// shows that an origin is at work, for however long.
+const maxInterim = 100
+
+// interims counts the latest 1xx responses that have come without a second between them.
+type interims struct {
+	last int64 // in Unix nanoseconds
+	n    int32
+}
+
+// more reports whether another one may come now.
+func (i *interims) more() bool {
+	now := time.Now().UnixNano()
+	if now-i.last >= int64(time.Second) {
+		i.n = 0
+	}
+	i.last = now
+	i.n++
+	return i.n <= maxInterim
+}
 
 // trip carries one request to an origin server and brings the response back. The
 // goroutine that runs it writes the request and reads the response; content that is
@@ -33,27 +53,40 @@ type trip struct {
 	request sender // request.out holds the head and what content goes with it
 	source  source // content that is still to come; nil: none
 	content *body  // the client's content if that is the source
+	clock   *clock // of the exchange
 	stop    func() // makes a waiting source return, if it does not read from the client; nil: it does
-	upgrade bool   // the request asks for an upgrade
-	bound   bool   // the request carries credentials that bind its connection
 
+	protocol string // that the request asks to upgrade to; "": there is a choice
+	upgrade  bool   // the request asks for an upgrade
+	expects  bool   // the client waits for 100 (Continue) with its content
+	bound    bool   // the request carries credentials that bind its connection
+
+	received   bool // a byte of a response came
+	sentBefore bool // the upload was complete when the origin ran out of time before
 	o          *origin
-	given      *origin     // a connection that was opened for it already
-	earlyErr   error       // of a dial that began before the request
-	received   bool        // a byte of a response came
-	uploaded   chan error  // the result of the upload; nil: no goroutine was needed
-	uploadErr  error       // of the source, not of the origin
+	given      *origin    // a connection that was opened for it already
+	earlyErr   error      // of a dial that began before the request
+	uploaded   chan error // the result of the upload; nil: no goroutine was needed, or it is known
+	uploadErr  error      // of the source, not of the origin
+	uploading  atomic.Int32
 	stopped    atomic.Bool // errors of the source are our own doing
 	ctx        context.Context
 	clientDone <-chan struct{} // of the client connection, which cuts by itself
 	unhook     func() bool     // stops watching ctx
-	sentBefore bool            // the upload was complete when the origin ran out of time before
 
-	head    head
-	status  statusLine
-	control control
-	body    body
+	head     head
+	status   statusLine
+	control  control
+	interims interims
+	body     body
 }
+
+// The stages of an upload by a goroutine, in trip.uploading.
+const (
+	uploadRuns    = iota
+	uploadAwaited // somebody waits, reading from the origin, who is to be interrupted at the end
+	uploadEnded
+)
 
 // tripOwner is the exchange that a trip is made for.
 type tripOwner interface {
@@ -167,6 +200,7 @@ func (t *trip) attempt() error {
 	}
 	if sendErr == nil && t.source != nil {
 		t.uploaded = make(chan error, 1)
+		t.uploading.Store(uploadRuns)
 		go t.upload()
 	}
 	// An origin that did not take the request may have said why.
@@ -176,6 +210,9 @@ func (t *trip) attempt() error {
 	}
 	if asks {
 		sendErr = t.o.s.askErr
+	}
+	if err != nil && t.o.s.isLoop() {
+		return &OpError{Op: "dial", Addr: t.o.key.addr, Err: ErrLoop}
 	}
 	if err != nil && sendErr != nil {
 		return &OpError{Op: "send request", Addr: t.o.key.addr, Err: sendErr}
@@ -196,12 +233,21 @@ func (t *trip) upload() {
 	switch {
 	case err == nil:
 		t.watchClient()
-	case !isSendError(err):
+	case isSendError(err) && isTimeout(err): // nothing was taken for so long: there is no answer to wait for
+		t.o.s.reset()
+	case isSendError(err):
+		if _, ok := t.owner.(*exchange); ok { // an origin that takes no more may have answered
+			t.client.ignore()
+		}
+	default:
 		// The client stopped in the middle, and so do we: visibly.
 		if !t.stopped.Load() {
 			t.uploadErr = err
 		}
 		t.o.s.reset()
+	}
+	if !t.uploading.CompareAndSwap(uploadRuns, uploadEnded) {
+		t.o.s.interrupt()
 	}
 	t.uploaded <- err
 }
@@ -238,6 +284,19 @@ func (t *trip) sourceDone() {
 // uploadingStill says whether content is yet to come from the client.
 func (t *trip) uploadingStill() bool { return t.uploaded != nil && !t.request.complete.Load() }
 
+// goesOn reports whether content goes on although its answer is there. That may say no more than that
+// the request is understood; an origin that wants no more of it says that it closes the connection (RFC
+// 9112, section 9.6).
+func (t *trip) goesOn() bool {
+	return t.uploaded != nil && t.uploading.Load() != uploadEnded && !t.control.close && !t.declined()
+}
+
+// declined reports whether a client that waits for 100 (Continue) got an answer after which it sends no
+// content any more. Where it authenticates its connection it does, to keep that.
+func (t *trip) declined() bool {
+	return t.expects && t.status.code >= 300 && !t.control.connectionBound
+}
+
 // mayWait says whether the origin has time yet: it counts from the end of the upload.
 func (t *trip) mayWait() bool {
 	if t.uploaded == nil || t.sentBefore {
@@ -249,30 +308,50 @@ func (t *trip) mayWait() bool {
 
 // readResponse reads heads up to the final one and passes interim ones on.
 func (t *trip) readResponse() error {
-	for range maxInterim {
+	for {
 		t.o.s.readWithin(t.limits.responseTime)
 		if err := t.readHead(); err != nil {
 			return err
 		}
-		if t.status.code == 101 && (!t.upgrade || !t.join()) { // a tunnel begins behind the content
+		if t.uploaded != nil {
+			t.clock.start(t.o.s)
+		}
+		if t.status.code == 101 && (!t.mayUpgrade() || !t.join()) { // a tunnel begins behind the content
 			return errUpgrade
 		}
+		t.expects = t.expects && t.status.code != http.StatusContinue
 		if t.status.code/100 != 1 || t.status.code == 101 {
 			t.body.start(t.o.s, &t.control, t.limits.contentTime, t.limits.head)
+			t.body.clock = t.clock
 			return nil
+		}
+		if !t.interims.more() {
+			return errInterim
 		}
 		if err := t.owner.interim(t); err != nil {
 			return err
 		}
 	}
-	return errInterim
+}
+
+// asks takes down what w asks for, which is not there any more when it is answered.
+func (t *trip) asks(w *rewrite) {
+	if t.upgrade = w.upgrades(); t.upgrade {
+		t.protocol = onlyProtocol(w.fields)
+	}
+}
+
+// mayUpgrade reports whether a 101 answers what the request asks for. One that names no protocol means
+// the one that there was to choose.
+func (t *trip) mayUpgrade() bool {
+	return t.upgrade && t.control.upgrade && (t.protocol != "" || hasField(t.head.fields, upgradeField))
 }
 
 // readHead reads and understands one response head.
 func (t *trip) readHead() error {
 	limits := t.limits.head
 	b, err := t.o.s.readHead(limits.bytes)
-	for isTimeout(err) && t.mayWait() {
+	for isTimeout(err) && t.o.s.late() && t.mayWait() {
 		t.o.s.readWithin(t.limits.responseTime)
 		b, err = t.o.s.readHead(limits.bytes)
 	}
@@ -344,28 +423,50 @@ func (t *trip) unwatch() bool {
 }
 
 // finish ends the trip after the response was read, or given up. It keeps the connection
-// if nothing speaks against it, and says whether the request was sent completely.
-func (t *trip) finish() (sent bool) {
+// if nothing speaks against it, and says whether the request was sent completely: if wait is set it waits
+// for that, which is bounded as long as nothing moves.
+func (t *trip) finish(wait bool) (sent bool) {
 	if t.o == nil {
 		return false
 	}
 	surplus := len(t.o.s.buffered()) > 0
-	sent = !t.uploadingStill()
-	if !sent || !t.body.ended() || t.control.close || surplus {
+	cut := !(wait && t.goesOn()) && t.uploadingStill() // in this order, or it may end in between
+	if cut || !t.body.ended() || t.control.close || surplus {
+		sent = !t.uploadingStill()
 		t.abandon()
 		return sent
 	}
-	if !t.join() || !t.unwatch() {
+	quiet := !wait || t.awaitUpload()
+	if sent = !t.uploadingStill() && t.join(); !sent || !quiet || !t.unwatch() {
 		t.abandon()
-		return false
+		return sent && !quiet
 	}
 	t.keep()
+	return true
+}
+
+// awaitUpload waits for the end of the upload, unless the origin closes the connection meanwhile or says
+// more than its answer. It says whether it did not.
+func (t *trip) awaitUpload() (quiet bool) {
+	if t.uploaded == nil || !t.uploading.CompareAndSwap(uploadRuns, uploadAwaited) {
+		return true
+	}
+	t.o.s.readWithin(0)
+	if err := t.o.s.fill(bufferSize); !isTimeout(err) {
+		return false
+	}
+	err := <-t.uploaded
+	t.uploaded <- err
+	t.o.s.resume()
 	return true
 }
 
 func (t *trip) keep() {
 	o := t.o
 	t.o = nil
+	if t.clock != nil {
+		t.clock.origin.CompareAndSwap(o.s, nil)
+	}
 	whole := t.origins.detach(o)
 	o.s.release()
 	o.bound = o.bound || t.bound || o.key.nest != nil || t.control.connectionBound
@@ -375,6 +476,7 @@ func (t *trip) keep() {
 	case o.bound:
 		o.reused = true
 		t.route.bind(o)
+		t.route.settle(o, &t.origins.pool.parking)
 	default:
 		t.origins.pool.put(o)
 	}

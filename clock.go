@@ -1,0 +1,42 @@
+package mitm
+
+import (
+	"sync/atomic"
+	"time"
+)
+
+// clock is the one that both directions of an exchange share while content goes both ways: as long as one
+// of them moves the other has time. It costs no timer: deadlines are put off, seldom enough.
+type clock struct {
+	limit  time.Duration
+	client *stream // nil: it speaks HTTP/2, which has a clock of its own
+	origin atomic.Pointer[stream]
+	last   atomic.Int64 // when deadlines were put off, in Unix nanoseconds; 0: it does not run
+}
+
+// start is called when a head has come from the origin while content goes there still.
+func (c *clock) start(origin *stream) {
+	c.origin.Store(origin)
+	if c.limit > 0 {
+		c.last.CompareAndSwap(0, 1)
+	}
+	c.tick()
+}
+
+// tick is called when something has moved.
+func (c *clock) tick() {
+	if c == nil || c.last.Load() == 0 {
+		return
+	}
+	now, last := time.Now(), c.last.Load()
+	if now.UnixNano()-last < int64(c.limit/16) || !c.last.CompareAndSwap(last, now.UnixNano()) {
+		return
+	}
+	by := now.Add(c.limit)
+	if c.client != nil {
+		c.client.putOff(by)
+	}
+	if origin := c.origin.Load(); origin != nil {
+		origin.putOff(by)
+	}
+}

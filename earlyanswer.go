@@ -1,0 +1,82 @@
+package mitm
+
+// This file is about content that goes on although a call of the engine has returned its answer, and that
+// may be through already.
+
+// isPending reports whether only content keeps t from its end.
+func (t *hookedTrip) isPending() bool {
+	return t.o != nil && t.body.ended() && (t.closed || t.goesOn())
+}
+
+// sends reports whether content is being sent, in either version, and is not to be cut.
+func (t *hookedTrip) sends() bool {
+	if t.up != nil { // which net/http stops if the answer is an error
+		return !t.up.closed.Load() && t.status.code < 300
+	}
+	return t.goesOn()
+}
+
+// uploadsOwn reports whether the client's content itself goes on. Somebody else who wants it is not to wait for
+// that.
+func (t *hookedTrip) uploadsOwn() bool { return t.isPending() && t.closed && t.uploads() }
+
+// isBound reports whether the connection is to be used again by this client, and only content keeps it from that.
+func (t *hookedTrip) isBound() bool {
+	return t.isPending() && (t.bound || t.control.connectionBound)
+}
+
+// eachReturned calls f with the calls of the engine that have returned, but for those whose answer is just being
+// read. In most exchanges no content is left to any of them.
+func (h *hookedExchange) eachReturned(f func(*hookedTrip)) {
+	if !h.uploads.Load() {
+		return
+	}
+	for t := h.lastReturned(); t != nil; t = t.previous {
+		if !h.isRunning(t) && t.mu.TryLock() {
+			f(t)
+			t.mu.Unlock()
+		}
+	}
+}
+
+// settle ends those calls, after their content if wait is set, and reports whether there were any.
+func (h *hookedExchange) settle(wait bool, which func(*hookedTrip) bool) (found bool) {
+	h.eachReturned(func(t *hookedTrip) {
+		if which(t) {
+			found = true
+			t.close()
+			t.settle(wait)
+		}
+	})
+	return found
+}
+
+// contentGoesOn reports whether the client's content, if it is not through, is being sent.
+func (h *hookedExchange) contentGoesOn() (goesOn bool) {
+	h.eachReturned(func(t *hookedTrip) { goesOn = goesOn || t.sends() })
+	return goesOn
+}
+
+// awaitContent waits for content that goes on when the response is with the client.
+func (h *hookedExchange) awaitContent() {
+	found := h.settle(true, (*hookedTrip).isPending)
+	h.eachReturned(func(t *hookedTrip) { found = t.awaitHTTP2() || found })
+	if found {
+		h.drain() // of what a hook put in its place
+	}
+}
+
+// awaitHTTP2 is the same in HTTP/2, where a stream ends when both are through, or when the content stands
+// still.
+func (t *hookedTrip) awaitHTTP2() (found bool) {
+	if t.up == nil || !t.up.ended.Load() || t.up.closed.Load() {
+		return false
+	}
+	t.up.sweeper.watch(t.up)
+	defer t.up.sweeper.forget(t.up)
+	select {
+	case <-t.up.through:
+	case <-t.ctx.Done():
+	}
+	return true
+}
