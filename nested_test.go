@@ -204,7 +204,7 @@ func TestR72_ConnectPlain(t *testing.T) {
 // What the other proxy answers is for the client. After a 407 that may ask again on its connection.
 func TestR72_ConnectRefused(t *testing.T) {
 	t.Parallel()
-	const ask = "CONNECT site.test:443 HTTP/1.1\r\nHost: site.test:443\r\n\r\n"
+	const ask = "CONNECT site.test:443 HTTP/1.1\r\nHost: site.test:443\r\nProxy-Authorization: Basic b3RoZXI6\r\n\r\n"
 	challenged := "HTTP/1.1 407 Who Are You\r\nProxy-Authenticate: NTLM\r\nProxy-Authenticate: Basic realm=\"other\"\r\nContent-Length: 4\r\n\r\nwho?"
 	other := origin(t, func(c *peer) {
 		for range 2 {
@@ -352,7 +352,11 @@ func secureProxy(t *testing.T, p *mitm.Proxy, cert tls.Certificate) string {
 func TestR72_SecureProxy(t *testing.T) {
 	t.Parallel()
 	for _, protocol := range []string{"http/1.1", "h2"} {
-		for _, password := range []string{"", "right"} {
+		for _, password := range []string{"", "right", "sent"} { // is none needed, and is it sent?
+			field := ""
+			if password == "sent" {
+				field = strings.TrimSuffix(strings.TrimPrefix(basic("user:sent"), "Proxy-Authorization: "), "\r\n")
+			}
 			eachEntry(t, func(t *testing.T, e entry) {
 				s := newVerifiedSite(t, e, "inner.test")
 				s.addrs["inner.test"] = s.addrs["site.test"]
@@ -369,21 +373,29 @@ func TestR72_SecureProxy(t *testing.T) {
 				status := ""
 				if protocol == "h2" {
 					h := newH2Peer(t, tc, true)
-					stream := h.connect("inner.test:443")
+					fields := []string{}
+					if field != "" {
+						fields = []string{"proxy-authorization", field}
+					}
+					stream := h.connect("inner.test:443", fields...)
 					status = valueOf(stream.head, ":status")
-					want(t, valueOf(stream.head, "proxy-authenticate"), map[bool]string{true: `Basic realm="proxy", charset="UTF-8"`}[password != ""])
+					want(t, valueOf(stream.head, "proxy-authenticate"), map[bool]string{true: `Basic realm="proxy", charset="UTF-8"`}[password == "right"])
 					if status == "200" {
 						a, b := memPipe()
 						go h.join(stream, b)
 						inner = a
 					}
 				} else {
-					io.WriteString(tc, "CONNECT inner.test:443 HTTP/1.1\r\nHost: inner.test:443\r\n\r\n")
+					fields := ""
+					if field != "" {
+						fields = "Proxy-Authorization: " + field + "\r\n"
+					}
+					io.WriteString(tc, "CONNECT inner.test:443 HTTP/1.1\r\nHost: inner.test:443\r\n"+fields+"\r\n")
 					c := newPeer(t, tc)
 					head := c.head()
 					status = head[len("HTTP/1.1 "):][:3]
 				}
-				if password != "" {
+				if password == "right" {
 					want(t, status, "407")
 					return
 				}
