@@ -18,12 +18,10 @@ type hookedExchange struct {
 	client   *client
 	origins  *origins
 	route    *route
-	near     *side    // of the exchange, until its end; nil in HTTP/2
-	protocol Protocol // of the client
-	control  control  // of the request as it came
+	near     *side   // of the exchange, until its end; nil in HTTP/2
+	control  control // of the request as it came
 	clock    clock
 	reply    readerSource
-	minor    int
 	target   string    // origin-form, byte for byte as it came
 	absolute *absolute // what is sent in its place; nil: nothing
 	inner    *route    // of the tunnel that a CONNECT asks another proxy for; nil: it is no such request
@@ -36,16 +34,19 @@ type hookedExchange struct {
 	body     hookedBody    // the client's content in HTTP/1
 	own      io.ReadCloser // the client's content
 
-	mu        sync.Mutex
-	asker     asker         // nil when the exchange is over
+	minor    int32    // HTTP/1.minor of the client
+	protocol Protocol // of the client
+
 	continued bool          // the client was told to send its content
-	uploads   atomic.Bool   // content was left to a goroutine
 	answered  bool          // interim responses come too late
+	uploads   atomic.Bool   // content was left to a goroutine
+	running   int32         // calls of the engine that have not returned
+	mu        sync.Mutex    // of all from continued on, but for uploads
+	asker     asker         // nil when the exchange is over
 	response  *rawHead      // the latest that a call of the engine returned, as it came in HTTP/1
 	theirs    io.ReadCloser // the content of the latest response of Proxy.Transport
 	last      *hookedTrip   // the latest call of the engine
 	first     hookedTrip    // most exchanges make one
-	running   int           // calls of the engine that have not returned
 	streams   []context.CancelCauseFunc
 	handlers  *handlerWriter // the latest
 	returned  sync.Cond      // one of them has
@@ -104,7 +105,7 @@ func newHooked(x *exchange) *hookedExchange {
 	}
 	h := &hookedExchange{
 		flow: x.flow, client: x.client, origins: &x.client.origins, route: x.route, asker: x, protocol: HTTP1,
-		control: x.control, minor: x.line.minor, near: &x.sides.near, inner: x.inner,
+		control: x.control, minor: int32(x.line.minor), near: &x.sides.near, inner: x.inner,
 	}
 	h.returned.L = &h.mu
 	if h.flow == nil || x.client.p.sorted.http == nil { // nobody is to see what the hooks leave

@@ -11,8 +11,8 @@ import (
 type hookedBody struct {
 	body
 	h       *hookedExchange
-	closed  atomic.Bool // whoever read it wants no more
 	mu      sync.Mutex  // of what follows, and of body; an upload that reads body itself holds it
+	closed  atomic.Bool // whoever read it wants no more
 	lent    bool        // to net/http, which closes it when it is through
 	trailed bool        // the trailers were told
 	over    bool

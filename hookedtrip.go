@@ -116,17 +116,17 @@ type hookedTrip struct {
 	room      fieldRoom
 	mu        sync.Mutex // held by whoever reads the body
 	closed    bool
+	running   bool                    // it has not returned; guarded by h.mu
+	cut       bool                    // conn was reset; guarded by connMu
 	endStream context.CancelCauseFunc // in HTTP/2
 	failure   atomic.Pointer[error]   // in HTTP/2: what the content of the response ended in
 
 	up *http2Upload // in HTTP/2, if the request has content
 
 	previous *hookedTrip // the call before this one
-	running  bool        // it has not returned; guarded by h.mu
 
 	connMu sync.Mutex
 	conn   *stream // where the response comes from, until the trip is closed
-	cut    bool    // conn was reset
 }
 
 // Read implements io.Reader. At its end the origin connection is free for others.

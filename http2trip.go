@@ -201,7 +201,7 @@ func (h *hookedExchange) requestHeader(req *http.Request) (http.Header, error) {
 		header.Set("Te", "trailers")
 	}
 	if via := h.client.p.Via; via != "" {
-		header.Add("Via", viaVersion(h.protocol == HTTP2, h.minor)+" "+via)
+		header.Add("Via", viaVersion(h.protocol == HTTP2, int(h.minor))+" "+via)
 	}
 	return header, nil
 }

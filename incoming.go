@@ -17,7 +17,7 @@ func (h *hookedExchange) newRequest(x *exchange) {
 		Method:     x.method,
 		URL:        &h.url,
 		Proto:      [...]string{"HTTP/1.0", "HTTP/1.1"}[h.minor],
-		ProtoMajor: 1, ProtoMinor: h.minor,
+		ProtoMajor: 1, ProtoMinor: int(h.minor),
 		Header:     header,
 		Host:       h.host(x),
 		Body:       http.NoBody,

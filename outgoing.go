@@ -162,7 +162,7 @@ func (h *hookedExchange) requestRewrite(req *http.Request, m *merged) (rewrite, 
 		return rewrite{}, err
 	}
 	return rewrite{
-		fields: m.fields, control: c, minor: h.minor, http2: h.protocol == HTTP2, via: h.client.p.Via, host: m.bytes(host),
+		fields: m.fields, control: c, minor: int(h.minor), http2: h.protocol == HTTP2, via: h.client.p.Via, host: m.bytes(host),
 		forwards: c.maxForwards > 0 && countsForwards(req.Method),
 	}, nil
 }
