@@ -93,7 +93,7 @@ func (x *routed) tellable(status int, text string) string {
 	return text + "\n"
 }
 
-// answer writes a short response of the proxy's own and says whether the connection
+// answer writes a short response of the proxy's own and reports whether the connection
 // can serve another request.
 func (x *exchange) answer(status int, text string, closing bool) (keep bool) {
 	x.answered(status)

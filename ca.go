@@ -179,7 +179,7 @@ func loadCA(certPEM, keyPEM []byte) (*CA, error) {
 	return ca, err
 }
 
-// encrypted says whether the private key is (RFC 5958, section 3; RFC 1421, section 4.6.1.1).
+// encrypted reports whether the private key is (RFC 5958, section 3; RFC 1421, section 4.6.1.1).
 func encrypted(keyPEM []byte) bool {
 	for block, rest := pem.Decode(keyPEM); block != nil; block, rest = pem.Decode(rest) {
 		if block.Type == "ENCRYPTED PRIVATE KEY" || strings.Contains(block.Headers["Proc-Type"], "ENCRYPTED") {

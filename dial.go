@@ -163,12 +163,13 @@ func (d *dialer) connect(ctx context.Context, key originKey) (nc net.Conn, err e
 // errNoConn is that of a Dial, or StartTLS, that returned neither a connection nor an error.
 var errNoConn = errors.New("neither a connection nor an error")
 
-// loopWait is how long a connection that looks like a loop is waited for at the other end. An accept
+// loopWait is how long to wait for the other end of a connection that looks like a loop. An accept
 // takes next to no time.
 const loopWait = 300 * time.Millisecond
 
-// watchLoop reports whether s, dialled since then, ends at the proxy, and goes on watching for that. Equal
-// addresses alone prove nothing: they may be of another network, or of other sockets.
+// watchLoop reports whether s, dialled since then, ends at the proxy, and goes on watching for
+// that. Equal addresses alone prove nothing: they may belong to another network, or to other
+// sockets.
 func (d *dialer) watchLoop(ctx context.Context, s *stream, since uint64) (loop bool) {
 	e, ok := endsOfConn(s.nc.LocalAddr(), s.nc.RemoteAddr())
 	if !ok {

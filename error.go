@@ -148,7 +148,7 @@ func isGone(err error) bool {
 	return !isTimeout(err) && (errors.As(err, &op) && op.Op != ownAlert || errors.As(err, &system))
 }
 
-// isTimeout says whether err is that of a deadline, of a connection or of a context.
+// isTimeout reports whether err is that of a deadline, of a connection or of a context.
 func isTimeout(err error) bool {
 	if err == nil {
 		return false

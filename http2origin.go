@@ -58,7 +58,7 @@ type http2Dial struct {
 	begun atomic.Bool
 }
 
-// mine says whether it is the caller who has to dial.
+// mine reports whether it is the caller who has to dial.
 func (d *http2Dial) mine() bool { return !d.begun.Swap(true) }
 
 // closeGrace is how long what goes to an origin may take after the connection is given up.

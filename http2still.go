@@ -76,7 +76,7 @@ func (s *sweeper) forget(m mover) {
 	delete(s.watched, m)
 }
 
-// sweep also forgets what others have forgotten to. It returns when it is to be called again.
+// sweep also forgets what was not removed by its owner. It returns when it is to be called again.
 func (s *sweeper) sweep() time.Duration {
 	s.mu.Lock()
 	defer s.mu.Unlock()

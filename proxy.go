@@ -305,7 +305,7 @@ func (p *Proxy) wait(d time.Duration) {
 	}
 }
 
-// isTemporary says whether a failed Accept may succeed later, as it does after EMFILE.
+// isTemporary reports whether a failed Accept may succeed later, as it does after EMFILE.
 func isTemporary(err error) bool {
 	var temporary interface{ Temporary() bool }
 	return errors.As(err, &temporary) && temporary.Temporary()

@@ -64,8 +64,8 @@ func (d *dialer) configFor(key originKey) *tls.Config {
 	return config
 }
 
-// mayRenegotiate reports whether a secured connection may have to do more handshakes later, which
-// TLS 1.3 has abolished. What StartTLS agreed to is not known.
+// mayRenegotiate reports whether a secured connection may renegotiate later, which TLS 1.3 has
+// abolished. What StartTLS has negotiated is unknown.
 func (d *dialer) mayRenegotiate(key originKey, state *tls.ConnectionState) bool {
 	config := d.config
 	if key.config != nil {

@@ -106,7 +106,7 @@ func (s *tlsSocket) readFetched(p []byte) (int, error) {
 	return n, nil
 }
 
-// dry says whether crypto/tls has nothing that it could return before more is fetched, so that
+// dry reports whether crypto/tls has nothing that it could return before more is fetched, so that
 // it need not be asked, which costs memory. Each read that it answers takes one record at
 // least, and it asks for more only when all of them are used up.
 func (s *tlsSocket) dry() bool {
@@ -216,5 +216,5 @@ func (s *tlsSocket) explain(err error) error {
 	return &net.OpError{Op: "remote error", Err: tls.AlertError(s.alert[1])}
 }
 
-// inRecord says whether the rest of a record is still to come.
+// inRecord reports whether the rest of a record is still to come.
 func (s *tlsSocket) inRecord() bool { return s.left > 0 || len(s.header) > 0 }
