@@ -6,8 +6,8 @@ import (
 	"strconv"
 )
 
-// This file ends exchanges: what the client is told when it gets no response of an origin,
-// and what becomes of its connection.
+// This file ends exchanges: what the client is sent when it gets no response of an origin, and what
+// becomes of its connection.
 
 // conclude decides what becomes of the client connection after a response.
 func (x *exchange) conclude(err error, addr string, closing, sent bool) {

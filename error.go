@@ -15,10 +15,9 @@ import (
 // or [Proxy.Close].
 var ErrProxyClosed = errors.New("mitm: proxy closed")
 
-// ErrRejected is what a [Flow] of a refused destination ends with: a [ConnHook]
-// answered [Reject], or the check of [CheckedDial] returned an error. HTTP clients are
-// told 403 (Forbidden), SOCKS5 clients reply 2, others get a reset. An [HTTPHook] may
-// return it too.
+// ErrRejected is what a [Flow] of a refused destination ends with: a [ConnHook] answered [Reject],
+// or the check of [CheckedDial] returned an error. HTTP clients are sent 403 (Forbidden), SOCKS5
+// clients reply 2, others get a reset. An [HTTPHook] may return it too.
 var ErrRejected = errors.New("destination rejected")
 
 // ErrCredentials is what a [Flow] ends with whose client sent no or wrong credentials.
@@ -87,7 +86,7 @@ func (e *OpError) Timeout() bool { return isTimeout(e.Err) }
 // errLineTooLong is a request line beyond Proxy.MaxRequestLine.
 var errLineTooLong = errors.New("request line too long")
 
-// requestStatus is what a client is told of a request that could not be read.
+// requestStatus is the status for a request that could not be read.
 func requestStatus(err error) int {
 	switch {
 	case errors.Is(err, errLineTooLong):
@@ -104,7 +103,7 @@ func requestStatus(err error) int {
 	return http.StatusBadRequest
 }
 
-// failureStatus is what a client is told of a request that failed at any step.
+// failureStatus is the status for a request that failed at any step.
 func failureStatus(err error) int {
 	var op *OpError
 	if errors.As(err, &op) && op.Op == "read request" {
@@ -113,7 +112,7 @@ func failureStatus(err error) int {
 	return exchangeStatus(err)
 }
 
-// exchangeStatus is what a client is told of a request that got no response.
+// exchangeStatus is the status for a request that got no response.
 func exchangeStatus(err error) int {
 	var dns *net.DNSError
 	switch {

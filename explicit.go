@@ -22,7 +22,7 @@ import (
 type Explicit struct {
 	// Authenticate, if not nil, is asked for every HTTP request and CONNECT with the credentials of
 	// its Proxy-Authorization field (RFC 7617, decoded, passwords may hold colons and UTF-8), and
-	// once for every SOCKS5 connection (RFC 1929). An error refuses: HTTP clients are told 407
+	// once for every SOCKS5 connection (RFC 1929). An error refuses: HTTP clients are sent 407
 	// (Proxy Authentication Required), SOCKS5 clients status 1. It is not called for a client that
 	// sends no credentials; that is refused. It may be called by several goroutines at once.
 	// Credentials are never sent on and never logged. Those inside a tunnel, or set by a hook, are

@@ -54,7 +54,7 @@ type Flow struct {
 	// last one. A ConnHook finds the name that would be verified if the Destination stayed as it
 	// is. A client certificate in its OriginTLS is a secret too: set a ServerName beside it.
 	VerifiedName string
-	// Status is what the client was told, 0 if nothing.
+	// Status is the status that the client was sent, 0 if none.
 	Status int
 
 	// Request and Response are what went through the HTTPHooks, as they left them;

@@ -256,7 +256,7 @@ func (c *control) checkHost(minor int) error {
 }
 
 // tunnellable reports whether an Upgrade field names something that a relay can carry
-// without becoming blind to what it has to see: not HTTP/2 in the clear, not TLS.
+// without becoming blind to what it has to see: not cleartext HTTP/2, not TLS.
 func tunnellable(value []byte) bool {
 	ok := false
 	tokens(value, func(token []byte) bool {

@@ -112,7 +112,7 @@ func (w *handlerWriter) serve(req *http.Request) {
 			if v != nil && v != err {
 				err = w.h.client.panicked("handler", v)
 			}
-			w.fail(asOpError("handler", hostOfURL(req), err))
+			w.fail(asOpError("handler", addrOf(req), err))
 		}
 	}()
 	defer w.closeContent(req)

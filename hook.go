@@ -259,7 +259,7 @@ func (s transportStep) RoundTrip(req *http.Request) (res *http.Response, err err
 		} else if v != nil {
 			err = s.panicked("transport", v)
 		}
-		err = asOpError("transport", hostOfURL(req), err)
+		err = asOpError("transport", addrOf(req), err)
 	}()
 	if res, err = s.RoundTripper.RoundTrip(req); res == nil && err == nil {
 		err = errNoResult
@@ -274,11 +274,12 @@ func (s transportStep) RoundTrip(req *http.Request) (res *http.Response, err err
 	return res, err
 }
 
-func hostOfURL(req *http.Request) string {
-	if req.URL == nil {
+// addrOf returns the host and port that a request goes to, "" if its URL has no host.
+func addrOf(req *http.Request) string {
+	if req.URL == nil || req.URL.Host == "" {
 		return ""
 	}
-	return req.URL.Host
+	return addrOfURL(req.URL)
 }
 
 // engine is what is at the end of the chain: the proxy's own transport, or one in its place, which

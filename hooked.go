@@ -336,7 +336,7 @@ func (h *hookedExchange) ofTransport(res *http.Response, err error) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if theirs := reflect.ValueOf(h.theirs); theirs.IsValid() && theirs.Comparable() && h.theirs == res.Body {
-		return asOpError("transport", hostOfURL(h.req), err)
+		return asOpError("transport", addrOf(h.req), err)
 	}
 	return err
 }

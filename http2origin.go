@@ -18,8 +18,8 @@ const (
 	maxStreams = 250
 	// maxFrame is the smallest allowed: larger ones would let streams wait for each other.
 	maxFrame = 16 << 10
-	// connWindow is so large that streams that stand still never block others. No connection has
-	// more than maxStreams.
+	// connWindow is so large that stalled streams never block others. No connection has more than
+	// maxStreams.
 	connWindow = maxStreams * streamWindow
 )
 

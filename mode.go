@@ -66,9 +66,9 @@ type Destination struct {
 	// Protocols are those that a client may negotiate by ALPN (RFC 7301), such as "h2" and
 	// "http/1.1". Other protocols that a client offers are ignored, and not offered to the origin
 	// either. HTTP of a version that is not listed, which a client can begin without negotiation,
-	// is refused with 505 (HTTP Version Not Supported). Nil: all. Protocols applies to connections
-	// that have a destination, of their own or by CONNECT. The slice must not be modified
-	// afterwards.
+	// is refused with 505 (HTTP Version Not Supported). Nil: all; empty: none. Protocols applies to
+	// connections that have a destination, of their own or by CONNECT. The slice must not be
+	// modified afterwards.
 	Protocols []string
 	// Source, if valid, is the address to connect from, also one that is not this
 	// machine's, and Mark, if not 0, the mark of the socket: see [Transparent]. They are

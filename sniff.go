@@ -338,8 +338,8 @@ func (c *client) serveProtocol(r *route, flow *Flow, early *earlyDial) error {
 	return c.relay(o, flow)
 }
 
-// spokenTo is what is spoken to the origin of a client that speaks HTTP: in the clear, where
-// nothing is negotiated, HTTP/2 only if the client does so in the clear too.
+// spokenTo is the protocol for the origin of a client that speaks HTTP: in cleartext, where nothing
+// is negotiated, it is HTTP/2 only if the client speaks cleartext HTTP/2 too.
 func (c *client) spokenTo(r *route) Protocol {
 	if !r.key.tls && (c.tls != nil || r.conn.Destination.Protocol == HTTP1) {
 		return HTTP1

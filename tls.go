@@ -11,7 +11,7 @@ import (
 const (
 	protoHTTP1 = "http/1.1"
 	protoHTTP2 = "h2"
-	protoH2C   = "h2c" // HTTP/2 in the clear, with prior knowledge
+	protoH2C   = "h2c" // cleartext HTTP/2, with prior knowledge
 )
 
 // startTLSFunc is the type of Proxy.StartTLS.

@@ -34,7 +34,7 @@ type tlsSocket struct {
 	ended  bool
 	header []byte // of the record that is being read, as far as it came
 	left   int    // bytes of the record behind the header
-	alert  []byte // what came of an alert in the clear; nil: the record is something else
+	alert  []byte // what came of a plaintext alert; nil: the record is something else
 }
 
 // newTLSSocket makes s, with what it has buffered, the ground of a TLS connection.
@@ -203,9 +203,9 @@ func (s *tlsSocket) follow(b []byte) {
 // encrypted (RFC 8446, sections 5.1 and 6).
 const recordAlert, alertSize = 21, 2
 
-// explain returns err, or the alert that came in the clear and may be behind it. In TLS 1.3
-// OpenSSL says so that it does not accept a certificate, because it does not encrypt yet;
-// crypto/tls takes that for a broken record.
+// explain returns err, or the plaintext alert that may have caused it. In TLS 1.3 OpenSSL refuses a
+// certificate by an unencrypted alert, because it does not encrypt yet; crypto/tls reports that as
+// a bad record.
 func (s *tlsSocket) explain(err error) error {
 	if len(s.alert) < alertSize {
 		return err

@@ -265,7 +265,7 @@ func (t *trip) sendContent() (err error) {
 	return t.request.send(t.source)
 }
 
-// sourceDone survives the panic of a closer likewise.
+// sourceDone also survives a panic, of a closer that a hook put in.
 func (t *trip) sourceDone() {
 	defer func() {
 		if v := recover(); v != nil {
