@@ -51,8 +51,9 @@ type Flow struct {
 	//
 	// An HTTPHook finds it set before it calls next. If the hook changes URL.Host, the hooks behind
 	// it find the name of the new destination; once next has returned, VerifiedName is that of the
-	// last one. A ConnHook finds the name that would be verified if the Destination stayed as it
-	// is. A client certificate in its OriginTLS is a secret too: set a ServerName beside it.
+	// last one. So a hook that adds a secret belongs behind all that may change URL.Host. A
+	// ConnHook finds the name that would be verified if the Destination stayed as it is. A client
+	// certificate in its OriginTLS is a secret too: set a ServerName beside it.
 	VerifiedName string
 	// Status is the status that the client was sent, 0 if none.
 	Status int
