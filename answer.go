@@ -6,8 +6,8 @@ import (
 	"strconv"
 )
 
-// This file ends exchanges: what the client is told when it gets no response of an origin,
-// and what becomes of its connection.
+// This file ends exchanges: what the client is sent when it gets no response of an origin, and what
+// becomes of its connection.
 
 // conclude decides what becomes of the client connection after a response.
 func (x *exchange) conclude(err error, addr string, closing, sent bool) {
@@ -93,7 +93,7 @@ func (x *routed) tellable(status int, text string) string {
 	return text + "\n"
 }
 
-// answer writes a short response of the proxy's own and says whether the connection
+// answer writes a short response of the proxy's own and reports whether the connection
 // can serve another request.
 func (x *exchange) answer(status int, text string, closing bool) (keep bool) {
 	x.answered(status)

@@ -117,7 +117,7 @@ func (b *batchWriter) close() error {
 	return b.s.close()
 }
 
-// seal takes no more, and says whether there is something that is being written yet.
+// seal takes no more, and reports whether there is something that is being written yet.
 func (b *batchWriter) seal() (busy bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()

@@ -297,7 +297,7 @@ func (tt *blameTest) check(t *testing.T, f *mitm.Flow) {
 	if !ok {
 		t.Fatalf("flow: %v", f.Err)
 	}
-	if tt.op != "" && (op.Op != tt.op || (op.Addr != "") != tt.addr) || op.Addr != "" && !strings.HasPrefix(op.Addr, "origin.test") {
+	if tt.op != "" && (op.Op != tt.op || (op.Addr != "") != tt.addr) || op.Addr != "" && !strings.HasPrefix(op.Addr, "origin.test:") {
 		t.Errorf("flow: %q at %q: %v", op.Op, op.Addr, op.Err)
 	}
 	if tt.is != nil && !errors.Is(f.Err, tt.is) || errors.Is(f.Err, mitm.ErrClientGone) != (tt.is == mitm.ErrClientGone) {
@@ -382,7 +382,7 @@ func TestR87_BlameHandler(t *testing.T) {
 		if res, body := newPeer(t, client).response("GET"); res.StatusCode != 502 || body != "handler: panic\n" {
 			t.Errorf("%s %q", res.Status, body)
 		}
-		if op, ok := errors.AsType[*mitm.OpError](nextFlow(t, flows).Err); !ok || op.Op != "handler" {
+		if op, ok := errors.AsType[*mitm.OpError](nextFlow(t, flows).Err); !ok || op.Op != "handler" || op.Addr != "own.test:80" {
 			t.Errorf("flow: %v", op)
 		}
 		client.Close()

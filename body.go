@@ -32,7 +32,7 @@ const uploadGrace = 100 * time.Millisecond
 type source interface {
 	// next returns the next bytes, valid until the next call; io.EOF after the last.
 	next() ([]byte, error)
-	// ready says whether next has something to return without waiting.
+	// ready reports whether next has something to return without waiting.
 	ready() bool
 	// wire returns where the content comes from if that is the wire, untouched; else nil.
 	wire() *body
@@ -89,10 +89,10 @@ func (b *body) trailerFields() []field {
 	return b.trailers
 }
 
-// failed says whether the content can't be read to its end.
+// failed reports whether the content can't be read to its end.
 func (b *body) failed() bool { return b.err != nil && b.err != io.EOF }
 
-// ended says whether the content was read to its proper end.
+// ended reports whether the content was read to its proper end.
 func (b *body) ended() bool { return b.err == io.EOF && len(b.rest) == 0 }
 
 func (b *body) ready() bool {
@@ -119,7 +119,7 @@ func (b *body) ready() bool {
 	return lf >= 0 && lf+1 < len(have)
 }
 
-// isLastChunk says whether a chunk line has the size 0. One that only begins with 0 is padded:
+// isLastChunk reports whether a chunk line has the size 0. One that only begins with 0 is padded:
 // whoever looked behind it for the end of the trailers would look through many chunks for each.
 func isLastChunk(line []byte, pads bool) bool {
 	if line[0] != '0' {

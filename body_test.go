@@ -318,12 +318,12 @@ func FuzzChunked(f *testing.F) {
 	})
 }
 
-// sameError says whether both are the same, but that too early an end may come first.
+// sameError reports whether both are the same, but that too early an end may come first.
 func sameError(a, b error) bool {
 	return errors.Is(a, b) || a != io.EOF && b != io.EOF
 }
 
-// blankBeforeExtension says whether a chunk line may have whitespace before its semicolon,
+// blankBeforeExtension reports whether a chunk line may have whitespace before its semicolon,
 // which RFC 9112, section 7.1.1, allows and net/http does not.
 func blankBeforeExtension(text string) bool {
 	return strings.Contains(text, " ;") || strings.Contains(text, "\t;")

@@ -22,14 +22,15 @@ import (
 // caLife is how long an authority of NewCA is valid.
 const caLife = 5 * 365 * 24 * time.Hour
 
-// CA is a certificate authority that issues a certificate for each name that clients ask
-// for. NewCA, LoadCA and OpenCA make one; the private key does not leave it. Its methods
-// may be called by several goroutines at once.
+// CA is a certificate authority that issues a certificate for each name that clients ask for.
+// NewCA, LoadCA and OpenCA make one; the private key does not leave it. Its methods may be called
+// by several goroutines at once.
 //
 // A client whose ClientHello rules out an ECDSA key of the curve P-256 is shown a certificate with
 // an RSA key of 2048 bits, which is generated for the first such client. The authority's own key
 // signs both. Clients that verify only RSA signatures, in the whole chain (old embedded ones, or
-// those whose signature_algorithms_cert says so), need an authority with an RSA key, see LoadCA.
+// clients whose signature_algorithms_cert extension lists nothing else), need an authority with an
+// RSA key, see LoadCA.
 type CA struct {
 	chain []*x509.Certificate // the issuer first, then those above it
 	key   crypto.Signer       // of the issuer
@@ -42,9 +43,10 @@ type CA struct {
 
 // NewCA creates an authority with a new key (ECDSA P-256; for RSA see [LoadCA]) that is valid for
 // five years.
+//
 // name is its common name, of at most 64 bytes. "" means one like "mitm CA 3f9a1c", whose end is
-// random: a client that still trusts an earlier authority of the same name would see a bad signature,
-// where otherwise it says that it does not know this one.
+// random: a client that still trusts an earlier authority of the same name would report a bad
+// signature, not an unknown authority.
 func NewCA(name string) (*CA, error) {
 	if name == "" {
 		name = defaultName()
@@ -136,14 +138,14 @@ func issued(parent, child *x509.Certificate) error {
 	return err
 }
 
-// LoadCA reads an authority from PEM: one or more certificates and the private key of the
-// first. That is the one that issues; each of the others issued the one before it. The key
-// is of RSA, ECDSA or Ed25519, in PKCS #8, PKCS #1 or SEC 1, and not encrypted. If the
-// certificates have name constraints, leaves have none of an origin's names that these forbid, and the
-// root is not sent, so that clients can't be told its hash (as Chromium's
-// --ignore-certificate-errors-spki-list).
+// LoadCA reads an authority from PEM: one or more certificates and the private key of the first.
+// That is the one that issues; each of the others issued the one before it. The key is of RSA,
+// ECDSA or Ed25519, in PKCS #8, PKCS #1 or SEC 1, and not encrypted. If the certificates have name
+// constraints, leaves omit the names of an origin that these forbid, and the root is not sent; a
+// client that is given its hash, as Chromium is by --ignore-certificate-errors-spki-list, does not
+// find it.
 //
-// Not every authority that can issue certificates is to the liking of all clients: see [CA.Warnings].
+// Some clients do not accept every authority that can issue certificates: see [CA.Warnings].
 func LoadCA(certPEM, keyPEM []byte) (*CA, error) {
 	ca, err := loadCA(certPEM, keyPEM)
 	if err != nil {
@@ -177,7 +179,7 @@ func loadCA(certPEM, keyPEM []byte) (*CA, error) {
 	return ca, err
 }
 
-// encrypted says whether the private key is (RFC 5958, section 3; RFC 1421, section 4.6.1.1).
+// encrypted reports whether the private key is (RFC 5958, section 3; RFC 1421, section 4.6.1.1).
 func encrypted(keyPEM []byte) bool {
 	for block, rest := pem.Decode(keyPEM); block != nil; block, rest = pem.Decode(rest) {
 		if block.Type == "ENCRYPTED PRIVATE KEY" || strings.Contains(block.Headers["Proc-Type"], "ENCRYPTED") {

@@ -8,9 +8,9 @@ import (
 
 // This file finds out what a connection can do besides what every net.Conn can.
 
-// hasDeadlines reports whether the deadlines of nc are known to work. Only exact types count: what
-// embeds one may have any methods of its own. But a TLS library that says that it runs on what it was
-// given for an origin can have no other deadlines than that.
+// hasDeadlines reports whether the deadlines of nc are known to work. Only exact types count: a
+// type that embeds one of them may have methods of its own. But a TLS library whose NetConn is what
+// it was given for an origin can have no other deadlines than that.
 func hasDeadlines(nc net.Conn) bool {
 	switch nc := nc.(type) {
 	case *net.TCPConn, *net.UnixConn, *pump, *tlsSocket, *http2Tunnel:
@@ -30,8 +30,9 @@ var errNoHalfClose = errors.New("the connection can't be half closed")
 // halfCloseable can end its sending side.
 type halfCloseable interface{ CloseWrite() error }
 
-// halfCloser returns what ends the sending side of nc, nil if nothing does. What nc says that it
-// runs on will do, unless nc is TLS, in which such an end is no orderly one (RFC 8446, section 6.1).
+// halfCloser returns the layer of nc that can end its sending side, nil if there is none. Any layer
+// below will do, unless nc is TLS, where such an end would not be an orderly one (RFC 8446, section
+// 6.1).
 func halfCloser(nc net.Conn) halfCloseable {
 	for range maxLayers {
 		if half, ok := nc.(halfCloseable); ok {
@@ -50,7 +51,7 @@ func halfCloser(nc net.Conn) halfCloseable {
 // maxLayers is how far connections are unwrapped.
 const maxLayers = 16
 
-// unwrap returns what nc says that it runs on, nil if it does not say so.
+// unwrap returns the connection that nc runs on, nil if nc does not tell.
 func unwrap(nc net.Conn) net.Conn {
 	if wrapper, ok := nc.(interface{ NetConn() net.Conn }); ok {
 		return wrapper.NetConn()

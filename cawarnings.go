@@ -9,9 +9,10 @@ import (
 	"fmt"
 )
 
-// Warnings returns what is in the certificates of an authority that many clients do not accept, a
-// sentence for each finding, which names those that are known to. It returns nil for every
-// authority of [NewCA]. A [Proxy] logs the warnings of its CA when it starts.
+// Warnings describes what many clients do not accept in the certificates of the authority: one
+// sentence for each finding, which names clients that are known to refuse it. It returns nil if
+// there is nothing, as for every authority of [NewCA]. A [Proxy] logs the warnings of its CA when
+// it starts.
 func (ca *CA) Warnings() []string {
 	var warnings []string
 	for _, cert := range ca.chain {

@@ -42,14 +42,14 @@ func (cs *choices) missed(key originKey) bool {
 
 func (cs *choices) get(key originKey) (c choice, ok bool) { return cs.byKey.get(key) }
 
-// speaksHTTP reports whether any client was told that the server that key leads to speaks HTTP
-// inside TLS. It may have something else at the same address, for other clients.
+// speaksHTTP reports whether the server at key has spoken HTTP inside TLS for any client. It may
+// have something else at the same address, for other clients.
 func (cs *choices) speaksHTTP(key originKey) bool {
 	_, ok := cs.get(key.socket())
 	return ok
 }
 
-// onlyHTTP1 says whether a server that is asked for HTTP by key will speak HTTP/1. Unlike what get
+// onlyHTTP1 reports whether a server that is asked for HTTP by key will speak HTTP/1. Unlike what get
 // returns that includes a server without ALPN: inside TLS that may speak first, and something
 // else, but not to a client that has begun with a request.
 func (cs *choices) onlyHTTP1(key originKey) bool {

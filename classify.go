@@ -84,9 +84,9 @@ func classifyTLS(b []byte) (Protocol, bool) {
 //   - the second word begins with a slash or an asterisk or contains ://, or
 //   - the first is CONNECT and the second is host:port;
 //
-// but of the latter two not if the last word is the version of another protocol, see isOtherRequest. Words are parted by
-// whatever any server takes for a blank. Binary protocols are told at once by a byte that is not
-// text, unless the line begins with a method of HTTP, which needs none of its own bytes to be right.
+// The latter two do not count if the last word is the version of another protocol, see
+// isOtherRequest. Words are separated by whatever any server takes for a blank. A byte that is not
+// text shows a binary protocol at once, unless the line begins with a method of HTTP.
 //
 // It is sure before the line is whole only if nothing could change that.
 func lineProtocol(line []byte, whole bool) (proto Protocol, sure bool) {

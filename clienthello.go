@@ -6,8 +6,8 @@ import (
 	"strings"
 )
 
-// This file reads ClientHellos that crypto/tls refuses (RFC 8446, section 4.1.2). They are what they
-// are all the same: their origin may take them.
+// This file reads ClientHellos that crypto/tls refuses (RFC 8446, section 4.1.2). They are
+// ClientHellos all the same: the origin may accept them.
 
 // Types of records and messages, and the sizes of their headers (RFC 8446, sections 4 and 5.1).
 const (

@@ -78,7 +78,7 @@ func (c *clientTLS) speaking(protocol string) *tls.Config {
 	return config
 }
 
-// hasOwn says whether the embedder has certificates.
+// hasOwn reports whether the embedder has certificates.
 func (c *clientTLS) hasOwn() bool {
 	return c.config != nil && (c.config.GetCertificate != nil || len(c.config.Certificates) > 0)
 }

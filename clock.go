@@ -5,9 +5,9 @@ import (
 	"time"
 )
 
-// clock is what both directions of an exchange share while content goes both ways: as long as one of them
-// moves the other is not stalled. It needs no timer: what moves puts off the deadlines of both, seldom enough
-// to cost nothing.
+// clock is shared by both directions of an exchange while content goes both ways: as long as one of
+// them moves, the other is not stalled. It needs no timer: progress puts off the deadlines of both,
+// seldom enough to cost nothing.
 type clock struct {
 	limit  time.Duration
 	client *stream // nil: it speaks HTTP/2, which has a clock of its own

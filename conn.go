@@ -121,8 +121,8 @@ func (c *client) serveMode() {
 	}
 }
 
-// handshake does that of a TLS connection of the embedder's. A read that is interrupted in the
-// middle of it would end it for good.
+// handshake completes the handshake of a TLS connection of the embedder's. Interrupting a Read in
+// the middle of it would break the connection for good.
 func (c *client) handshake() (err error) {
 	nc, ok := c.s.nc.(*tls.Conn)
 	if !ok {
@@ -214,8 +214,8 @@ func (c *client) await(limit int) error {
 	return err
 }
 
-// ended returns what the flow of a tunnel to addr ends with that itself was in order: nothing,
-// unless the connection was cut, and not because the client has left it.
+// ended returns the error for the flow of a tunnel to addr that itself ended in order: nil, unless
+// the connection was cut for another reason than that the client has left.
 func (c *client) ended(addr string) error {
 	if cause := context.Cause(c.ctx); cause != nil && cause != ErrClientGone {
 		return &OpError{Op: "relay", Addr: addr, Err: cause}
@@ -223,8 +223,8 @@ func (c *client) ended(addr string) error {
 	return nil
 }
 
-// blame returns err, of a step that failed, with the reason why the connection was cut, if it was,
-// in place of what that looked like.
+// blame returns err, the error of a step. If the connection was cut, the reason for that takes the
+// place of the error that it caused.
 func (c *client) blame(err error) error {
 	if err == nil || c.ctx.Err() == nil {
 		return err

@@ -52,7 +52,7 @@ func (x *exchange) switchProtocols() {
 	x.tunnel = &tunnel{route: t.route, flow: x.flow, o: t.takeOrigin()}
 }
 
-// countsForwards says whether Max-Forwards has a meaning for the method (RFC 9110,
+// countsForwards reports whether Max-Forwards has a meaning for the method (RFC 9110,
 // section 7.6.2).
 func countsForwards(method string) bool {
 	return method == http.MethodTrace || method == http.MethodOptions
@@ -118,7 +118,7 @@ func (x *exchange) checkVia() error {
 	return nil
 }
 
-// viaNames says whether a Via field names who.
+// viaNames reports whether a Via field names who.
 func viaNames(via []byte, who string) (found bool) {
 	tokens(via, func(token []byte) bool {
 		parts := bytes.Fields(token)

@@ -57,7 +57,7 @@ func (p *Proxy) logger() *slog.Logger {
 	return p.Logger
 }
 
-// opensTLS says whether there are certificates to show to clients.
+// opensTLS reports whether there are certificates to show to clients.
 func (p *Proxy) opensTLS() bool { return p.CA != nil || p.tls.hasOwn() }
 
 // defaultOriginTLS returns the configuration that all origin connections share, so that

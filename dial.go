@@ -13,18 +13,20 @@ import (
 	"time"
 )
 
-// DialFunc opens a connection, as [net.Dialer.DialContext] does. network is "tcp", addr
-// host:port; ctx ends after [Proxy.DialTimeout] or with the client. To be spliced the connection must be a plain
-// *net.TCPConn. One of another type needs no more than the methods of net.Conn, and not even deadlines
-// that work; the end of one direction of a tunnel reaches it alone if it has a method CloseWrite, or
-// NetConn (as that of tls.Conn) that leads to a connection which has one.
+// DialFunc opens a connection, as net.Dialer.DialContext does. network is "tcp", addr host:port;
+// ctx ends after [Proxy.DialTimeout] or with the client.
+//
+// To be spliced the connection must be a plain *net.TCPConn. One of another type needs no more than
+// the methods of net.Conn, and its deadlines need not work. The end of one direction of a tunnel
+// can be passed on to it alone if it has a method CloseWrite or, unless it is TLS, a method NetConn
+// that returns a connection with one.
 type DialFunc func(ctx context.Context, network, addr string) (net.Conn, error)
 
-// CheckedDial is a DialFunc that asks check about every address before it connects to
-// it, after names were resolved, so that a name can't hide an address. An error of check
-// refuses the address with [ErrRejected]; other addresses of the name are still tried. check
-// may be called by several goroutines at once. An IPv4 address in IPv6 form comes as IPv4. To
-// connect to 0.0.0.0 or [::], the unspecified addresses, reaches this machine, as 127.0.0.1 does.
+// CheckedDial is a DialFunc that asks check about every address before it connects to it, after
+// names were resolved, so that a name can't hide an address. An error of check refuses the address
+// with [ErrRejected]; other addresses of the name are still tried. check may be called by several
+// goroutines at once. An IPv4 address in IPv6 form is passed to it as IPv4. The unspecified
+// addresses, 0.0.0.0 and [::], reach this machine, as 127.0.0.1 does.
 func CheckedDial(check func(ctx context.Context, addr netip.AddrPort) error) DialFunc {
 	return socketDialer{check}.dial
 }
@@ -161,12 +163,13 @@ func (d *dialer) connect(ctx context.Context, key originKey) (nc net.Conn, err e
 // errNoConn is that of a Dial, or StartTLS, that returned neither a connection nor an error.
 var errNoConn = errors.New("neither a connection nor an error")
 
-// loopWait is how long a connection that looks like a loop is waited for at the other end. An accept
+// loopWait is how long to wait for the other end of a connection that looks like a loop. An accept
 // takes next to no time.
 const loopWait = 300 * time.Millisecond
 
-// watchLoop reports whether s, dialled since then, ends at the proxy, and goes on watching for that. Equal
-// addresses alone prove nothing: they may be of another network, or of other sockets.
+// watchLoop reports whether s, dialled since then, ends at the proxy, and goes on watching for
+// that. Equal addresses alone prove nothing: they may belong to another network, or to other
+// sockets.
 func (d *dialer) watchLoop(ctx context.Context, s *stream, since uint64) (loop bool) {
 	e, ok := endsOfConn(s.nc.LocalAddr(), s.nc.RemoteAddr())
 	if !ok {

@@ -21,11 +21,11 @@ var certificateAlerts = []tls.AlertError{
 	48, // unknown_ca
 }
 
-// isCertificateAlert says whether err is one of them, sent by the peer. crypto/tls does not
+// isCertificateAlert reports whether err is one of them, sent by the peer. crypto/tls does not
 // export its type, but its text is that of a tls.AlertError.
 func isCertificateAlert(err error) bool { return isAlert(err, certificateAlerts...) }
 
-// isNoProtocol says whether the peer speaks none of the protocols that it was offered (RFC
+// isNoProtocol reports whether the peer speaks none of the protocols that it was offered (RFC
 // 7301, section 3.2).
 func isNoProtocol(err error) bool { return isAlert(err, 120) }
 
@@ -42,8 +42,8 @@ type distrust struct{ client, name, addr string }
 
 func (d distrust) isLong() bool { return len(d.name)+len(d.addr) > maxKeyNames }
 
-// distrusts remembers for a while who does not accept our certificates, if the embedder wants that,
-// and who seems not to.
+// distrusts remembers for a while which clients have refused our certificates, if the embedder
+// wants that, and which seem to have.
 type distrusts struct {
 	life  time.Duration // 0 or less: not at all
 	clock atomic.Uint64
@@ -89,9 +89,9 @@ func (ds *distrusts) put(d distrust) {
 	ds.until[d] = time.Now().Add(ds.life)
 }
 
-// suspect notes that nothing came of a connection whose client has known our certificate since then.
-// It reports whether that is a refusal: the client has done so before, on a connection that had
-// ended by then, and has sent nothing on any other meanwhile.
+// suspect notes that the client, which has known our certificate since then, ended a connection
+// without using it. It reports whether that is a refusal: the client has done the same before, on a
+// connection that had ended by then, and has sent nothing on any other meanwhile.
 func (ds *distrusts) suspect(d distrust, since uint64) bool {
 	if d.isLong() {
 		return false

@@ -57,7 +57,7 @@ func (e *earlyDial) begin(client *stream, o *origin) {
 	})
 }
 
-// begun says whether there is or will be a connection.
+// begun reports whether there is or will be a connection.
 func (e *earlyDial) begun() bool { return e.done != nil }
 
 // then runs f in a goroutine of its own when what began before is through.
@@ -143,11 +143,11 @@ func (e *earlyDial) listen(client *stream, turn int) {
 	}
 }
 
-// speaksHTTP reports whether b is what a server of HTTP says without having been asked: its SETTINGS,
-// or that it is tired of waiting.
+// speaksHTTP reports whether b is what an HTTP server may send unasked: its SETTINGS, or a response
+// such as 408 (Request Timeout).
 func speaksHTTP(b []byte) bool { return isSettings(b) || hasFoldPrefix(b, "http/1.") }
 
-// isSettings says whether b begins with a SETTINGS frame, as what a server says in HTTP/2 does
+// isSettings reports whether b begins with a SETTINGS frame, as what a server says in HTTP/2 does
 // (RFC 9113, sections 3.4 and 4.1).
 func isSettings(b []byte) bool {
 	const header, settings, setting = 9, 4, 6
@@ -194,7 +194,7 @@ func (e *earlyDial) startListening(turn int) *origin {
 	return e.o
 }
 
-// dialFailed says whether there is nobody to speak: no connection, or one whose TLS was ended
+// dialFailed reports whether there is nobody to speak: no connection, or one whose TLS was ended
 // by an alert, as that of an origin which misses a certificate of ours.
 func (e *earlyDial) dialFailed() bool {
 	e.mu.Lock()

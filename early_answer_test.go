@@ -124,8 +124,8 @@ func TestR68_Pipelined(t *testing.T) {
 	})
 }
 
-// Authentication of connections begins with a challenge that does not wait for content. It goes on where it has
-// begun, for this client alone.
+// Authentication of connections begins with a challenge that does not wait for content. It goes on
+// where it has begun, for this client alone.
 func TestR68_ConnectionBound(t *testing.T) {
 	for status, fields := range map[int][2]string{401: {"WWW-Authenticate", "Authorization"}, 407: {"Proxy-Authenticate", "Proxy-Authorization"}} {
 		for _, expect := range []string{"", "Expect: 100-continue\r\n"} {

@@ -1,7 +1,7 @@
 package mitm
 
-// This file is about content that goes on although a call of the engine has returned its answer, and that
-// may be through already.
+// This file is about request content that is still being sent when its call of the engine has
+// returned a response, and perhaps when that response is complete.
 
 // isPending reports whether only content keeps t from its end.
 func (t *hookedTrip) isPending() bool {
@@ -16,16 +16,18 @@ func (t *hookedTrip) sends() bool {
 	return t.goesOn()
 }
 
-// uploadsOwn reports whether the client's own content goes on. A hook that wants it does not wait for that.
+// uploadsOwn reports whether the client's own content is still being sent. A hook that wants that
+// content does not wait for it.
 func (t *hookedTrip) uploadsOwn() bool { return t.isPending() && t.closed && t.uploads() }
 
-// isBound reports whether the connection is to go on with this client, and only content keeps it from that.
+// isBound reports whether the connection is to be kept for this client alone, and only content
+// holds it up.
 func (t *hookedTrip) isBound() bool {
 	return t.isPending() && (t.bound || t.control.connectionBound)
 }
 
-// eachReturned calls f with the calls of the engine that have returned, but for those whose answer is just being
-// read. In most exchanges no content is left to any of them.
+// eachReturned calls f with the calls of the engine that have returned, except for those whose
+// response is just being read. In most exchanges none of them has content left to send.
 func (h *hookedExchange) eachReturned(f func(*hookedTrip)) {
 	if !h.uploads.Load() {
 		return
@@ -38,7 +40,8 @@ func (h *hookedExchange) eachReturned(f func(*hookedTrip)) {
 	}
 }
 
-// settle ends those calls, after their content if wait is set, and reports whether there were any.
+// settle ends those calls, after their content has been sent if wait is set, and reports whether
+// there were any.
 func (h *hookedExchange) settle(wait bool, which func(*hookedTrip) bool) (found bool) {
 	h.eachReturned(func(t *hookedTrip) {
 		if which(t) {
@@ -50,13 +53,13 @@ func (h *hookedExchange) settle(wait bool, which func(*hookedTrip) bool) (found 
 	return found
 }
 
-// contentGoesOn reports whether the client's content, if it is not through, is being sent.
+// contentGoesOn reports whether the client's content is still being sent.
 func (h *hookedExchange) contentGoesOn() (goesOn bool) {
 	h.eachReturned(func(t *hookedTrip) { goesOn = goesOn || t.sends() })
 	return goesOn
 }
 
-// awaitContent waits for content that goes on when the response is with the client.
+// awaitContent waits for content that is still being sent after the client has got the response.
 func (h *hookedExchange) awaitContent() {
 	found := h.settle(true, (*hookedTrip).isPending)
 	h.eachReturned(func(t *hookedTrip) { found = t.awaitHTTP2() || found })
@@ -65,8 +68,8 @@ func (h *hookedExchange) awaitContent() {
 	}
 }
 
-// awaitHTTP2 is the same in HTTP/2, where a stream ends when both are through, or when the content is
-// stalled.
+// awaitHTTP2 does the same in HTTP/2, where a stream ends when both directions are complete, or
+// when the content stalls.
 func (t *hookedTrip) awaitHTTP2() (found bool) {
 	if t.up == nil || !t.up.ended.Load() || t.up.closed.Load() {
 		return false

@@ -15,10 +15,9 @@ import (
 // or [Proxy.Close].
 var ErrProxyClosed = errors.New("mitm: proxy closed")
 
-// ErrRejected is what a [Flow] of a refused destination ends with: a [ConnHook]
-// answered [Reject], or the check of [CheckedDial] returned an error. HTTP clients are
-// told 403 (Forbidden), SOCKS5 clients reply 2, others get a reset. An [HTTPHook] may
-// return it too.
+// ErrRejected is what a [Flow] of a refused destination ends with: a [ConnHook] answered [Reject],
+// or the check of [CheckedDial] returned an error. HTTP clients are sent 403 (Forbidden), SOCKS5
+// clients reply 2, others get a reset. An [HTTPHook] may return it too.
 var ErrRejected = errors.New("destination rejected")
 
 // ErrCredentials is what a [Flow] ends with whose client sent no or wrong credentials.
@@ -37,29 +36,32 @@ var ErrNotRedirected = errors.New("connection was not redirected")
 // takes more than 100 ms, closing the sending side counts as leaving; a tunnel passes it on.
 var ErrClientGone = errors.New("client closed the connection")
 
-// ErrCertificateRefused reports a client that did not accept the certificate that it was shown: it does
-// not trust the [CA], or insists on another certificate. It says so by a TLS alert, or, as many do,
-// closes the connection in the handshake, or after it without sending anything. Closing alone counts
-// from the second time within ten minutes on, if the client has sent nothing to that name meanwhile.
+// ErrCertificateRefused reports a client that did not accept the certificate that it was shown: it
+// does not trust the [CA], or insists on another certificate. Such a client sends a TLS alert or,
+// as many do, closes the connection during the handshake, or after it without having sent anything.
+// Closing alone counts only from the second time within ten minutes on, and only if the client has
+// sent nothing to that name meanwhile.
 var ErrCertificateRefused = errors.New("client refused the certificate")
 
-// ErrUnread is what a [Flow] ends with that was refused because hooks could not have read it: neither
-// HTTP nor TLS came of what the client began with, or its ClientHello is one that the proxy can't
-// continue. It is refused where TLS is terminated, and where an [HTTPHook] or a Transport is to see all
-// HTTP. A [ConnHook] that answers [Tunnel] lets it pass. See [RefuseUnread].
+// ErrUnread is in the [Flow.Err] of a connection that was refused because hooks could not have read
+// it: the client's first bytes became neither HTTP nor TLS, or crypto/tls refuses its ClientHello.
+// Such a connection is refused where TLS is terminated, and where an [HTTPHook] or a
+// [Proxy.Transport] is to see all HTTP. A [ConnHook] that answers [Tunnel] lets it pass.
+// [RefuseUnread] refuses more.
 var ErrUnread = errors.New("not in a form that hooks could read")
 
-// OpError reports the step at which an error came up, which also tells whose it is.
+// OpError reports the step that failed, and by that also whose fault it was.
 type OpError struct {
 	// Op is the step. "read request", "client tls" and "send response" failed at the client;
-	// "dial", "tls", "send request" and "read response" at the origin server or on the way
-	// there. "hook" is a [ConnHook] or an [HTTPHook], content that it put in place included,
-	// "transport" is [Proxy.Transport] likewise, "handler" an [Explicit.Handler], "mode" a
-	// [Mode]. "relay" is a tunnel, where the client is to blame if Err is [ErrClientGone], else
-	// the other side. "accept" is a listener.
+	// "dial", "tls", "send request" and "read response" at the origin server or on the way there.
+	// "hook" is a [ConnHook] or an [HTTPHook], content that it put in place included, "transport"
+	// is [Proxy.Transport], its content included, "handler" an [Explicit.Handler] or a
+	// [Destination.Handler], "mode" a [Mode]. "relay" is a tunnel, where the client is to blame if
+	// Err is [ErrClientGone], else the other side. "accept" is a listener.
 	//
 	// Whatever the step, Err is [ErrClientGone] if it was given up because the client had left,
-	// [ErrProxyClosed] if because of [Proxy.Close], and the cause of ServeConn's context.
+	// [ErrProxyClosed] if because of [Proxy.Close], and the cause of the context of
+	// [Proxy.ServeConn] if that ended.
 	Op string
 	// Addr is the host and port of the destination that the step was about, if there is one.
 	Addr string
@@ -84,7 +86,7 @@ func (e *OpError) Timeout() bool { return isTimeout(e.Err) }
 // errLineTooLong is a request line beyond Proxy.MaxRequestLine.
 var errLineTooLong = errors.New("request line too long")
 
-// requestStatus is what a client is told of a request that could not be read.
+// requestStatus is the status for a request that could not be read.
 func requestStatus(err error) int {
 	switch {
 	case errors.Is(err, errLineTooLong):
@@ -101,7 +103,7 @@ func requestStatus(err error) int {
 	return http.StatusBadRequest
 }
 
-// failureStatus is what a client is told of a request that failed at any step.
+// failureStatus is the status for a request that failed at any step.
 func failureStatus(err error) int {
 	var op *OpError
 	if errors.As(err, &op) && op.Op == "read request" {
@@ -110,7 +112,7 @@ func failureStatus(err error) int {
 	return exchangeStatus(err)
 }
 
-// exchangeStatus is what a client is told of a request that got no response.
+// exchangeStatus is the status for a request that got no response.
 func exchangeStatus(err error) int {
 	var dns *net.DNSError
 	switch {
@@ -145,7 +147,7 @@ func isGone(err error) bool {
 	return !isTimeout(err) && (errors.As(err, &op) && op.Op != ownAlert || errors.As(err, &system))
 }
 
-// isTimeout says whether err is that of a deadline, of a connection or of a context.
+// isTimeout reports whether err is that of a deadline, of a connection or of a context.
 func isTimeout(err error) bool {
 	if err == nil {
 		return false

@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
 	"strings"
 
 	"example.com/mitm"
@@ -145,4 +146,59 @@ func ExampleDestination() {
 	// 200 hello from /
 	// <nil>
 	// 502 true
+}
+
+// Give a secret to one host only. What the hooks could not read is refused, and so are addresses of
+// this network; the name is the one that the origin's certificate is verified for, whatever the
+// client claims.
+func ExampleRefuseUnread() {
+	origin := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+		fmt.Fprintf(w, "secret: %q", req.Header.Get("Authorization"))
+	}))
+	defer origin.Close()
+	ca, roots := exampleCA()
+	dial := mitm.CheckedDial(func(ctx context.Context, addr netip.AddrPort) error {
+		if addr.Addr().IsPrivate() {
+			return fmt.Errorf("%s is private", addr)
+		}
+		return nil
+	})
+	proxy := &mitm.Proxy{
+		CA:        ca,
+		OriginTLS: origin.Client().Transport.(*http.Transport).TLSClientConfig,
+		Dial: func(ctx context.Context, network, addr string) (net.Conn, error) {
+			if addr == "example.com:443" { // the certificate of the test server has that name
+				addr = origin.Listener.Addr().String()
+			}
+			return dial(ctx, network, addr)
+		},
+		Hooks: []mitm.Hook{
+			mitm.RefuseUnread(), // first, so that it sees requests as they came
+			mitm.OnRequest(func(req *http.Request) (*http.Response, error) {
+				if mitm.FlowFromContext(req.Context()).VerifiedName == "example.com" {
+					req.Header.Set("Authorization", "Bearer s3cret")
+				}
+				return nil, nil
+			}),
+		},
+	}
+	defer proxy.Close()
+
+	client := trusting(proxy, roots)
+	show(client, "https://example.com/")
+	show(client, origin.URL) // the same server, but verified as 127.0.0.1
+	show(client, "https://10.0.0.1/")
+	fronting, _ := http.NewRequest(http.MethodGet, "https://example.com/", nil)
+	fronting.Host = "other.example.com"
+	res, err := client.Do(fronting)
+	if err != nil {
+		log.Fatal(err)
+	}
+	res.Body.Close()
+	fmt.Println(res.StatusCode)
+	// Output:
+	// 200 secret: "Bearer s3cret"
+	// 200 secret: ""
+	// 403 destination rejected
+	// 403
 }

@@ -13,21 +13,20 @@ import (
 	"syscall"
 )
 
-// Explicit is the mode for clients that know the proxy, and the default. They send HTTP
-// requests with an absolute-form target, or CONNECT (RFC 9112, section 3.2), or speak
-// SOCKS5 (RFC 1928): all on one port, told apart by the first byte. SOCKS4 is refused in
-// its own protocol, and whatever begins with a byte that no request line can begin with is
-// refused with 400 (Bad Request) at once. So is TLS: its clients report that HTTP was spoken to
-// them where they took the port for one of TLS. For an https proxy, serve a [crypto/tls.NewListener].
+// Explicit is the mode for clients that know the proxy, and the default. They send HTTP requests
+// with an absolute-form target, or CONNECT (RFC 9112, section 3.2), or speak SOCKS5 (RFC 1928): all
+// on one port, told apart by the first byte. SOCKS4 is refused in its own protocol, and a client
+// whose first byte can't begin a request line is refused with 400 (Bad Request) at once. So is a
+// TLS client, which then reports that it was sent HTTP. For an https proxy, serve a
+// [crypto/tls.NewListener].
 type Explicit struct {
-	// Authenticate, if not nil, is asked for every HTTP request and CONNECT with the
-	// credentials of its Proxy-Authorization field (RFC 7617, decoded, passwords may
-	// hold colons and UTF-8), and once for every SOCKS5 connection (RFC 1929). An error
-	// refuses: HTTP clients are told 407 (Proxy Authentication Required), SOCKS5 clients
-	// status 1. It is not called for a client that sends no credentials; that is
-	// refused. It may be called by several goroutines at once. Credentials are never sent
-	// on and never logged; what comes inside a tunnel, or is set by a hook, is for somebody else
-	// and goes on. Nil: nobody needs any. See [Passwords].
+	// Authenticate, if not nil, is asked for every HTTP request and CONNECT with the credentials of
+	// its Proxy-Authorization field (RFC 7617, decoded, passwords may hold colons and UTF-8), and
+	// once for every SOCKS5 connection (RFC 1929). An error refuses: HTTP clients are sent 407
+	// (Proxy Authentication Required), SOCKS5 clients status 1. It is not called for a client that
+	// sends no credentials; that is refused. It may be called by several goroutines at once.
+	// Credentials are never sent on and never logged. Those inside a tunnel, or set by a hook, are
+	// meant for another proxy and are sent on. Nil: nobody needs any. See [Passwords].
 	Authenticate func(ctx context.Context, user, password string) error
 	// Host, if not empty, is a host name, without a port, that the proxy serves pages of its own
 	// for, over http and https: no origin is dialled for it and no hook but a [DoneHook] is called.

@@ -25,32 +25,37 @@ type Flow struct {
 	// of the response was known (zero: never), End when all was over.
 	Start, Answered, End time.Time
 
-	// Method and URL are those of the request as it came. On a connection that has a destination of
-	// its own, or by CONNECT, URL is made of that and of the path, as https://192.0.2.1/path: no Host
-	// field, :authority or server name of the client, which lead nowhere, is in it. Otherwise it is the
-	// request's target, or the authority of a CONNECT; only a request that names no destination, and is
-	// refused or answered by the proxy, has its Host field there. Both are empty if the request could
-	// not be parsed, and for a tunnel that no HTTP request asked for.
+	// Method and URL are those of the request as it came. On a connection that has a destination,
+	// of its own or by CONNECT, URL consists of that destination and of the request's path, such as
+	// https://192.0.2.1/path: the client's Host field, :authority and server name decide nothing
+	// there and are not in it. Otherwise URL is the request's target, or the authority of a
+	// CONNECT. Only a request that names no destination, and is refused or answered by the proxy
+	// itself, has its Host field there. Both are empty if the request could not be parsed, and for
+	// a tunnel that no HTTP request asked for.
 	Method, URL string
-	// Head is the head of an HTTP/1 request that was refused because it is malformed or too
-	// large, or that did not come to its end, byte for byte as it came: the request line, the
-	// fields, and the empty line if it was there, but no more than 64 KiB. It may hold
-	// credentials. It is nil for every other request, and for those of HTTP/2: net/http, which
-	// reads them, does not show what it refuses.
+	// Head is the head of an HTTP/1 request that was refused because it is malformed or too large,
+	// or that was never complete, byte for byte as it came: the request line, the fields, and the
+	// empty line if it was there, but no more than 64 KiB. It may hold credentials. It is nil for
+	// every other request, and for all of HTTP/2: net/http, which reads those, does not show what
+	// it refuses.
 	Head []byte
-	// VerifiedName is the name that the origin's certificate was, or will be, verified for: the only
-	// name that a secret may depend on. Host, URL and Conn.ServerName are what a client says, and
-	// the address where it leads may belong to somebody else. It is in lower case, without a trailing
-	// dot; an address has no brackets. It is empty where no certificate is verified, or not by
-	// the proxy: in cleartext and in what is tunnelled unread, with a Handler or a
-	// [Proxy.Transport], with InsecureSkipVerify (even if there is a VerifyConnection) and with
-	// [Proxy.StartTLS]. A ServerName in the OriginTLS of the proxy or of the Destination is the name
-	// if there is one. An HTTPHook finds it before it calls next, and if it changes URL.Host the
-	// hooks that follow find the name of that destination; after next has returned it is that of the
-	// last one. A ConnHook finds what it would be if the Destination, as it is then, stayed so: a
-	// client certificate in its OriginTLS is a secret, too, and belongs beside a ServerName.
+	// VerifiedName is the name that the origin's certificate was, or will be, verified for. It is
+	// the only name that a secret may depend on: Host, URL and Conn.ServerName are what the client
+	// claims, and an address may belong to somebody else. A name is in lower case, without a
+	// trailing dot; an address has no brackets. If the OriginTLS of the Destination, or else of the
+	// Proxy, has a ServerName, that is the name.
+	//
+	// It is empty if no certificate is verified, or not by the proxy: in cleartext, in tunnels that
+	// are relayed unread, with a Handler or a [Proxy.Transport], with InsecureSkipVerify (even if
+	// there is a VerifyConnection) and with [Proxy.StartTLS].
+	//
+	// An HTTPHook finds it set before it calls next. If the hook changes URL.Host, the hooks behind
+	// it find the name of the new destination; once next has returned, VerifiedName is that of the
+	// last one. So a hook that adds a secret belongs behind all that may change URL.Host. A
+	// ConnHook finds the name that would be verified if the Destination stayed as it is. A client
+	// certificate in its OriginTLS is a secret too: set a ServerName beside it.
 	VerifiedName string
-	// Status is what the client was told, 0 if nothing.
+	// Status is the status that the client was sent, 0 if none.
 	Status int
 
 	// Request and Response are what went through the HTTPHooks, as they left them;

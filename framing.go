@@ -142,7 +142,7 @@ func (c *control) readConnection(f *field) {
 	})
 }
 
-// named says whether a Connection field names f. Host and what frames the message
+// named reports whether a Connection field names f. Host and what frames the message
 // belong to every recipient and can't be named away (RFC 9110, section 7.6.1).
 func named(names []byte, f *field) bool {
 	switch f.kind {
@@ -255,8 +255,8 @@ func (c *control) checkHost(minor int) error {
 	return nil
 }
 
-// tunnellable says whether an Upgrade field names something that a relay can carry
-// without becoming blind to what it has to see: not HTTP/2 in the clear, not TLS.
+// tunnellable reports whether an Upgrade field names something that a relay can carry
+// without becoming blind to what it has to see: not cleartext HTTP/2, not TLS.
 func tunnellable(value []byte) bool {
 	ok := false
 	tokens(value, func(token []byte) bool {
@@ -295,7 +295,7 @@ func hasFoldPrefix(b []byte, lower string) bool {
 	return len(b) >= len(lower) && equalFold(b[:len(lower)], lower)
 }
 
-// bindsConnection says whether a scheme authenticates the connection, not a request.
+// bindsConnection reports whether a scheme authenticates the connection, not a request.
 func bindsConnection(value []byte) bool {
 	return hasFoldPrefix(value, "ntlm") || hasFoldPrefix(value, "negotiate")
 }

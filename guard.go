@@ -120,8 +120,8 @@ type loopWatch struct {
 // isLoop reports whether it has turned out to be a loop.
 func (w *loopWatch) isLoop() bool { return w != nil && w.guard.isLoop(w.ends) }
 
-// endsOfConn returns the ends of a connection from one address to another; false if those don't say
-// enough to know it by.
+// endsOfConn returns the ends of a connection between two addresses; false if these do not identify
+// it.
 func endsOfConn(from, to net.Addr) (ends, bool) {
 	f, ok := addrPort(from)
 	t, too := addrPort(to)

@@ -175,7 +175,7 @@ func (p *h2peer) until(condition func() bool) bool {
 	return true
 }
 
-// over says whether nothing more will come.
+// over reports whether nothing more will come.
 func (s *h2stream) over() bool { return s.ended || s.reset != nil }
 
 // outcome is how a stream ended, in a few words.

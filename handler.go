@@ -13,16 +13,16 @@ import (
 	"sync"
 )
 
-// This file has an http.Handler answer requests in place of an origin, see Destination.Handler.
+// This file lets an http.Handler answer requests in place of an origin, see Destination.Handler.
 
-// errHandlerOnly ends a connection to a Handler that is not for HTTP.
+// errHandlerOnly ends a connection to a Handler if the client does not speak HTTP.
 var errHandlerOnly = errors.New("an http.Handler answers there, and the client does not speak HTTP")
 
 // heldBack is how much of a response waits for its end, which may come at once: then its length
 // is known. It is about what net/http's server holds back.
 const heldBack = 2 << 10
 
-// answersHere reports whether a request is one for the Handler of h's destination.
+// answersHere reports whether the Handler of h's destination answers req.
 func (h *hookedExchange) answersHere(req *http.Request) bool {
 	return h.route.handler != nil && h.routeOf(req.URL) == h.route
 }
@@ -62,7 +62,7 @@ func (h *hookedExchange) addHandler(w *handlerWriter) bool {
 	return true
 }
 
-// stopHandlers has no handler wait for anything any more.
+// stopHandlers interrupts whatever the handlers wait for.
 func (h *hookedExchange) stopHandlers() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -112,7 +112,7 @@ func (w *handlerWriter) serve(req *http.Request) {
 			if v != nil && v != err {
 				err = w.h.client.panicked("handler", v)
 			}
-			w.fail(asOpError("handler", hostOfURL(req), err))
+			w.fail(asOpError("handler", addrOf(req), err))
 		}
 	}()
 	defer w.closeContent(req)

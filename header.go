@@ -203,7 +203,7 @@ func unfoldLines(b []byte) {
 	}
 }
 
-// headerStarted says whether b holds more than the start line: nothing folds into it.
+// headerStarted reports whether b holds more than the start line: nothing folds into it.
 func headerStarted(b []byte) bool {
 	return bytes.IndexByte(b, '\n') < len(b)-1
 }
@@ -231,7 +231,7 @@ func tokens(list []byte, yield func(token []byte) bool) {
 	}
 }
 
-// hasToken says whether a comma-separated list has the element, in any case.
+// hasToken reports whether a comma-separated list has the element, in any case.
 func hasToken(list []byte, want string) bool {
 	for len(list) > 0 {
 		var token []byte
@@ -243,7 +243,7 @@ func hasToken(list []byte, want string) bool {
 	return false
 }
 
-// allowedInTrailer says whether a field may come after the content: nothing that
+// allowedInTrailer reports whether a field may come after the content: nothing that
 // frames, routes or authenticates (RFC 9110, section 6.5.1).
 func allowedInTrailer(f *field) bool {
 	switch f.kind {

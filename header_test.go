@@ -256,7 +256,7 @@ func compareHead(t *testing.T, h *head, c *control, text []byte) {
 	}
 }
 
-// onlyHere says whether net/http is known to refuse h or to read it by rules of its own: lists
+// onlyHere reports whether net/http is known to refuse h or to read it by rules of its own: lists
 // in framing fields, which leave here as one value, fields forbidden in Trailer, and Pragma,
 // for which it adds a Cache-Control.
 func onlyHere(h *head) bool {

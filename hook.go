@@ -14,24 +14,23 @@ type Hook any
 
 // ConnHook decides about destinations.
 type ConnHook interface {
-	// HookConn is called once for each destination that a client connection names: by its
-	// [Mode], by CONNECT, to another proxy too, or by the authority of a request target. It is
-	// called before anything is dialled there. If every hook answers Default, it is called again
-	// once the protocol is known, see [Conn.Protocol]; for TLS the ClientHello is then available.
-	// There is no second call for a CONNECT if the proxy has no certificate to terminate TLS with:
-	// the connection is tunnelled, unless there is [RefuseUnread]. Requests inside TLS name no new
-	// destination, whatever their Host field holds; but if what is inside is [Other], it is called
-	// once more, even if a hook has answered Intercept. Destinations that an HTTPHook chose are
-	// not passed to HookConn, only to [CheckedDial].
+	// HookConn is called once for each destination that a client connection names: by its [Mode],
+	// by CONNECT (also one to another proxy), or by the authority of a request target. It is called
+	// before anything is dialled there. If every hook answers Default, it is called again once the
+	// protocol is known, see [Conn.Protocol]; for TLS the ClientHello is then available. There is
+	// no second call for a CONNECT if the proxy has no certificate to terminate TLS with: the
+	// connection is tunnelled, unless [RefuseUnread] is among the hooks. Requests inside TLS name
+	// no new destination, whatever their Host field holds. If the protocol inside TLS is [Other],
+	// HookConn is called once more, even if a hook has answered Intercept. Destinations that an
+	// HTTPHook chose are not passed to HookConn, only to [CheckedDial].
 	//
 	// HookConn may change c.Destination, but not its Protocol. Of several hooks the first that
 	// answers anything but Default decides. An error is Reject with a reason, which goes to
 	// [Flow.Err] and not to the client.
 	//
-	// The Flow in ctx, see [FlowFromContext], is the exchange or tunnel that named the
-	// destination. If a connection with a destination of its own turns out to speak HTTP, this
-	// Flow belongs to no exchange and is never passed to a [DoneHook]; each request has a Flow of
-	// its own.
+	// The Flow in ctx, see [FlowFromContext], is the exchange or tunnel that named the destination.
+	// If a connection with a destination of its own turns out to speak HTTP, this Flow belongs to
+	// no exchange and is never passed to a [DoneHook]; each request has a Flow of its own.
 	HookConn(ctx context.Context, c *Conn) (Action, error)
 }
 
@@ -39,52 +38,51 @@ type ConnHook interface {
 type Action uint8
 
 const (
-	// Default leaves the decision to the next hook and in the end to the proxy: HTTP is
-	// read, TLS is opened if there is a [Proxy.CA], and without one a CONNECT is tunnelled.
+	// Default leaves the decision to the next hook and in the end to the proxy: HTTP is read, TLS
+	// is terminated if there is a [Proxy.CA], and without one a CONNECT is tunnelled.
 	Default Action = iota
-	// Intercept reads what is inside a tunnel, if it is a protocol that the proxy
-	// speaks; anything else is relayed if hooks answer no different when they are asked about [Other]. TLS
-	// is opened if there is a certificate for it.
+	// Intercept reads what is inside a tunnel, if it is a protocol that the proxy speaks. Anything
+	// else is relayed, unless a hook rejects it when called about [Other]. TLS is terminated if
+	// there is a certificate for it.
 	Intercept
-	// Tunnel relays without looking. A request that came in the clear is forwarded
-	// past all HTTPHooks.
+	// Tunnel relays without looking. A cleartext request is forwarded past all HTTPHooks.
 	Tunnel
-	// Reject refuses in the client's protocol: 403 (Forbidden) in HTTP, also inside TLS that
-	// can be opened, reply 2 in SOCKS5, a reset where nothing can be said.
+	// Reject refuses in the client's protocol: 403 (Forbidden) in HTTP, also inside TLS that can be
+	// terminated, reply 2 in SOCKS5, a reset where nothing can be said.
 	Reject
 )
 
 // HTTPHook wraps the exchange of one request for one response.
 type HTTPHook interface {
-	// HookHTTP is called once, before the first connection is served. The returned
-	// RoundTripper sees every exchange: it may answer itself, change the request
-	// before it calls next, change the response after, or call next more than once.
-	// The first hook in [Proxy.Hooks] is the outermost.
+	// HookHTTP is called once, before the first connection is served. The returned RoundTripper
+	// sees every exchange: it may answer itself, change the request before it calls next, change
+	// the response after, or call next more than once. The first hook in [Proxy.Hooks] is the
+	// outermost.
 	//
-	// req.URL is where the request goes, req.Host what the client called it: changing
-	// URL.Host sends the request to another destination, changing Host changes the
-	// Host field. A CONNECT is seen where it goes to another proxy, which the connection leads to:
-	// it can be refused, but not sent elsewhere, and what is inside comes as requests of its own.
-	// Fields that concern one hop only were taken out of req.Header; what
-	// frames the content is computed anew from Body and ContentLength.
+	// req.URL is where the request goes, req.Host what the client called it: changing URL.Host
+	// sends the request to another destination, changing Host changes the Host field. A CONNECT is
+	// passed to HTTPHooks only if the connection's destination is another proxy: they can refuse
+	// it, but not send it elsewhere. Requests inside the tunnel are exchanges of their own. Fields
+	// that concern one hop only were taken out of req.Header; the framing of the content is
+	// computed anew from Body and ContentLength.
 	//
-	// A hook that reads Body must replace it. If it leaves ContentLength unchanged, the proxy
-	// reads up to 72 KiB ahead: if that is all of the content, it is sent with a Content-Length,
-	// otherwise chunked. Close of a replacement Body, of a request or of a response, must unblock
-	// a pending Read: when the client has left, or the proxy closes, it is called while Read may
-	// be waiting. Closing the Body that next returned aborts the response, even while another
-	// goroutine reads it or the proxy sends it. Trailer is filled in when Body returns io.EOF.
-	// next fails once the response has been sent.
+	// A hook that reads Body must replace it. If it leaves ContentLength unchanged, the proxy reads
+	// up to 72 KiB ahead: if that is all of the content, it is sent with a Content-Length,
+	// otherwise chunked. Close of a replacement Body, of a request or of a response, must unblock a
+	// pending Read: when the client has left, or the proxy closes, it is called while Read may be
+	// waiting. Closing the Body that next returned aborts the response, even while another
+	// goroutine reads it or the proxy sends it. Trailer is filled in when Body returns io.EOF. next
+	// fails once the response has been sent.
 	//
-	// An error is answered with 504 (Gateway Timeout) if it is a timeout, 403 (Forbidden) if
-	// it is [ErrRejected], else 502 (Bad Gateway); its text is sent to the client, except
-	// for ErrRejected, so it must hold no secret.
+	// An error is answered with 504 (Gateway Timeout) if it is a timeout, 403 (Forbidden) if it is
+	// [ErrRejected], else 502 (Bad Gateway); its text is sent to the client, except for
+	// ErrRejected, so it must hold no secret.
 	//
 	// [http.ErrAbortHandler], returned, panicked with, or as the error of a Body's Read, is no
-	// answer. An HTTP/1 client sees its connection reset (TCP RST; inside TLS that is terminated
-	// no close_notify comes either), also where it speaks inside a CONNECT or a SOCKS5 tunnel,
-	// which ends with the connection. An HTTP/2 client sees RST_STREAM with INTERNAL_ERROR; its
-	// other streams go on. HTTP/1 inside an HTTP/2 CONNECT stream resets that stream.
+	// answer. An HTTP/1 client sees its connection reset (TCP RST; inside TLS that is terminated no
+	// close_notify comes either), also where it speaks inside a CONNECT or a SOCKS5 tunnel, which
+	// ends with the connection. An HTTP/2 client sees RST_STREAM with INTERNAL_ERROR; its other
+	// streams go on. HTTP/1 inside an HTTP/2 CONNECT stream resets that stream.
 	HookHTTP(next http.RoundTripper) http.RoundTripper
 }
 
@@ -116,9 +114,9 @@ type DoneHook interface {
 // OnConn makes a [ConnHook] of a function.
 func OnConn(f func(ctx context.Context, c *Conn) (Action, error)) Hook { return connFunc(f) }
 
-// OnRequest makes an [HTTPHook] of a function that sees every request before it goes
-// out and may change it. If it returns a response, that is the answer, and the request reaches no
-// origin; that none is dialled ahead of the request either is for [Destination] to say. For errors see [HTTPHook].
+// OnRequest makes an [HTTPHook] of a function that sees every request before it goes out and may
+// change it. If it returns a response, that is the answer, and the request reaches no origin; one
+// may have been dialled already, see [Destination.DialLate]. For errors see [HTTPHook].
 func OnRequest(f func(req *http.Request) (*http.Response, error)) Hook { return requestFunc(f) }
 
 // OnResponse makes an [HTTPHook] of a function that sees every response before it goes
@@ -261,7 +259,7 @@ func (s transportStep) RoundTrip(req *http.Request) (res *http.Response, err err
 		} else if v != nil {
 			err = s.panicked("transport", v)
 		}
-		err = asOpError("transport", hostOfURL(req), err)
+		err = asOpError("transport", addrOf(req), err)
 	}()
 	if res, err = s.RoundTripper.RoundTrip(req); res == nil && err == nil {
 		err = errNoResult
@@ -276,11 +274,12 @@ func (s transportStep) RoundTrip(req *http.Request) (res *http.Response, err err
 	return res, err
 }
 
-func hostOfURL(req *http.Request) string {
-	if req.URL == nil {
+// addrOf returns the host and port that a request goes to, "" if its URL has no host.
+func addrOf(req *http.Request) string {
+	if req.URL == nil || req.URL.Host == "" {
 		return ""
 	}
-	return req.URL.Host
+	return addrOfURL(req.URL)
 }
 
 // engine is what is at the end of the chain: the proxy's own transport, or one in its place, which

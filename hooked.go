@@ -151,9 +151,9 @@ func asOpError(step, addr string, err error) error {
 	return &OpError{Op: step, Addr: addr, Err: err}
 }
 
-// stepOf gives an error that came out of the hooks, or of content that they left, its step. It is
-// the client's or an origin's if that is the error in which their content ended, which hooks may
-// have read; else it is the hook's.
+// stepOf gives an error that came out of the hooks, or of content that they left, its step. If
+// content that hooks may have read ended in that error, the step is the client's or the origin's;
+// otherwise it is the hook's.
 func (h *hookedExchange) stepOf(err error) error {
 	if err == nil {
 		return nil
@@ -260,7 +260,7 @@ func (h *hookedExchange) endBody() {
 	h.body.mu.Unlock()
 }
 
-// unread says whether some of the request's content was not read, or is still being
+// unread reports whether some of the request's content was not read, or is still being
 // read: the client connection can't serve another request.
 func (h *hookedExchange) unread() bool {
 	if h.busy() {
@@ -273,9 +273,9 @@ func (h *hookedExchange) unread() bool {
 	return !h.body.ended()
 }
 
-// untilGone closes body when the client is gone or the proxy closes, if it is one that a hook put in
-// place: its Read may wait for what does not know of that. stop ends this, when nobody reads body any
-// more.
+// untilGone closes body, if a hook put it in place, when the client leaves or the proxy closes: its
+// Read may wait for something that knows of neither. stop, called when body is no longer read, ends
+// this.
 func (h *hookedExchange) untilGone(ctx context.Context, body io.Closer) (stop func() bool) {
 	switch body.(type) {
 	case *hookedTrip, *hookedBody, *http2Content, *http2Body: // which end by themselves
@@ -337,7 +337,7 @@ func (h *hookedExchange) ofTransport(res *http.Response, err error) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if theirs := reflect.ValueOf(h.theirs); theirs.IsValid() && theirs.Comparable() && h.theirs == res.Body {
-		return asOpError("transport", hostOfURL(h.req), err)
+		return asOpError("transport", addrOf(h.req), err)
 	}
 	return err
 }

@@ -52,8 +52,8 @@ func (b *hookedBody) watch() {
 	}
 }
 
-// watchUnread watches the client although it has content to send yet, which nobody reads so far. What
-// comes is left for whoever does, see claim.
+// watchUnread watches for the client's end although its content is still unread. Whatever arrives
+// is kept for the first read, see claim.
 func (b *hookedBody) watchUnread() {
 	if b.h == nil || !b.mu.TryLock() { // in HTTP/2 the content is not here
 		return

@@ -27,7 +27,7 @@ func (t *hookedTrip) joinUpload() bool {
 	return joined
 }
 
-// uploads says whether the client's content itself was left to an upload.
+// uploads reports whether the client's content itself was left to an upload.
 func (t *hookedTrip) uploads() bool {
 	if t == nil || t.uploaded == nil {
 		return false
@@ -173,7 +173,7 @@ func (t *hookedTrip) wasCut() bool {
 	return t.cut
 }
 
-// parted ends the time in which giveUp may reset the connection, and says whether it has.
+// parted ends the time in which giveUp may reset the connection, and reports whether it has.
 func (t *hookedTrip) parted() (cut bool) {
 	t.connMu.Lock()
 	defer t.connMu.Unlock()
@@ -363,7 +363,7 @@ func (h *hookedExchange) tripReturned(t *hookedTrip) {
 	h.returned.Signal()
 }
 
-// busy says whether content is still being sent, or a call of the engine has not
+// busy reports whether content is still being sent, or a call of the engine has not
 // returned.
 func (h *hookedExchange) busy() bool {
 	h.mu.Lock()

@@ -292,8 +292,8 @@ var (
 	errTLSHere  = errors.New("TLS on a port that speaks HTTP without it: the URL of the proxy, or server, begins with http")
 )
 
-// checkBeginning checks what has come of a request line, as long as its end has not (lf is where that
-// is): who begins with something else may never send one.
+// checkBeginning checks the beginning of a request line, before its end (at lf) has come: a client
+// that begins with something else may never send one.
 func checkBeginning(b []byte, lf int) error {
 	const handshake = 0x16 // a TLS record (RFC 8446, section 5.1)
 	method, _, _ := bytes.Cut(b, []byte{' '})

@@ -105,8 +105,8 @@ func (h *http2Client) leave(x *http2Exchange) {
 	}
 }
 
-// abandon ends what is done for exchanges that are under way yet: their client is gone, and with it
-// whatever they could be told.
+// abandon ends what is done for exchanges that are still under way: their client is gone, and
+// nothing can be sent to it any more.
 func (h *http2Client) abandon() {
 	h.mu.Lock()
 	defer h.mu.Unlock()

@@ -80,7 +80,7 @@ func trimmed(values []string) []string {
 	return tight
 }
 
-// inHTTP2 says whether HTTP/2 can carry f (RFC 9113, section 8.2.2). That of TE is made anew.
+// inHTTP2 reports whether HTTP/2 can carry f (RFC 9113, section 8.2.2). That of TE is made anew.
 func (f *field) inHTTP2() bool {
 	switch f.kind {
 	case transferEncodingField, connectionField, keepAliveField, proxyConnectionField,

@@ -9,10 +9,10 @@ import (
 // less than what anybody notices, and enough for what is on its way here already.
 const flushAfter = time.Millisecond
 
-// lateFlusher writes the content of a response of HTTP/2, for which each flush costs a frame, a
-// TLS record and a call of the kernel. Whether the source, or what hooks do at the end, has to be
-// waited for can't be asked, so a timer tells: what was written before it ran out is flushed then,
-// and from then on every piece is.
+// lateFlusher writes the content of a response of HTTP/2, for which each flush costs a frame, a TLS
+// record and a system call. Whether the source, or what hooks do at the end, has to be waited for
+// can't be asked, so a timer tells: what was written before it ran out is flushed then, and from
+// then on every piece is.
 type lateFlusher struct {
 	w     http.ResponseWriter
 	turn  chan struct{} // holds a token while w is used; a mutex would stop the clock of synctest

@@ -18,8 +18,8 @@ const (
 	maxStreams = 250
 	// maxFrame is the smallest allowed: larger ones would let streams wait for each other.
 	maxFrame = 16 << 10
-	// connWindow is so large that streams that stand still never block others. No connection has
-	// more than maxStreams.
+	// connWindow is so large that stalled streams never block others. No connection has more than
+	// maxStreams.
 	connWindow = maxStreams * streamWindow
 )
 
@@ -58,7 +58,7 @@ type http2Dial struct {
 	begun atomic.Bool
 }
 
-// mine says whether it is the caller who has to dial.
+// mine reports whether it is the caller who has to dial.
 func (d *http2Dial) mine() bool { return !d.begun.Swap(true) }
 
 // closeGrace is how long what goes to an origin may take after the connection is given up.

@@ -9,7 +9,7 @@ import (
 
 // This file makes net/http tell the :scheme of a request, which it does in one way only: its HTTP/2
 // server sets Request.TLS if :scheme is https, to what the connection says of its TLS. But net/http
-// does not look for HTTP/2 in the clear on a connection that says something. So that is added
+// does not look for cleartext HTTP/2 on a connection that says something. So that is added
 // behind its back, on the way to the HTTP/2 server, which is in Server.TLSNextProto.
 
 // errNoScheme is for a net/http that does not ask the connection.
@@ -45,7 +45,7 @@ func (c schemeConn) ConnectionState() tls.ConnectionState {
 }
 
 // scheme is that of :scheme, unless the connection is secured and has a destination: what comes on
-// it does not leave in the clear.
+// it does not leave as cleartext.
 func (x *http2Exchange) scheme() string {
 	if x.req.TLS != nil || x.client.fixed != nil && x.client.tls != nil {
 		return "https"

@@ -30,7 +30,7 @@ func (c *http2Origin) roundTrip(req *http.Request) (*http.Response, error) {
 	return res, err
 }
 
-// seemsGone says whether nothing has come since then, for too long.
+// seemsGone reports whether nothing has come since then, for too long.
 func (c *http2Origin) seemsGone() bool {
 	s := c.silence.Load()
 	return s != nil && s.heard == c.conn.heard.Load() && time.Since(s.since) >= silenceLimit

@@ -6,11 +6,11 @@ import (
 	"time"
 )
 
-// This file finds content of HTTP/2 that stands still: net/http has no deadlines for it, or none
-// that move on with it.
+// This file finds content of HTTP/2 that stalls: net/http has no deadlines for it, or none that
+// move with it.
 
-// motion is whether content moves, in one direction or both. It stands still while somebody waits
-// to read or to write and nothing moves. That nobody wants to read or write is no matter of time.
+// motion tracks whether content moves, in one direction or both. It has stalled if a Read or Write
+// is pending and nothing moves; time in which nobody reads or writes does not count.
 type motion struct {
 	waits atomic.Int32 // reads and writes in progress
 	since atomic.Int64 // when something moved, or the first of them began, in Unix nanoseconds
@@ -44,7 +44,7 @@ type mover interface {
 	over() bool
 }
 
-// sweeper ends what stands still. One timer for all is enough, since it need not be precise.
+// sweeper ends what has stalled. One timer for all is enough, since it need not be precise.
 type sweeper struct {
 	limit time.Duration // 0 or less: none
 
@@ -76,7 +76,7 @@ func (s *sweeper) forget(m mover) {
 	delete(s.watched, m)
 }
 
-// sweep also forgets what others have forgotten to. It returns when it is to be called again.
+// sweep also forgets what was not removed by its owner. It returns when it is to be called again.
 func (s *sweeper) sweep() time.Duration {
 	s.mu.Lock()
 	defer s.mu.Unlock()

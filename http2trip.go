@@ -367,14 +367,14 @@ type http2StreamError struct {
 // Error implements error.
 func (e http2StreamError) Error() string { return "stream error" }
 
-// mayRepeat says whether a request that ended in err, and of whose content nothing was read,
+// mayRepeat reports whether a request that ended in err, and of whose content nothing was read,
 // may be sent again. A reset of the stream is an answer.
 func (c *http2Origin) mayRepeat(err error, method string) bool {
 	var reset http2StreamError
 	return unprocessed(err) || c.reused.Load() && idempotent(method) && !isTimeout(err) && !errors.As(err, &reset)
 }
 
-// unprocessed says whether an origin has said that it did nothing for a request (RFC 9113,
+// unprocessed reports whether an origin has said that it did nothing for a request (RFC 9113,
 // sections 6.8 and 8.7).
 func unprocessed(err error) bool {
 	const refusedStream = 7

@@ -86,7 +86,7 @@ func (h *hookedExchange) setURL(path string, r *route) {
 	h.sent, h.target = h.url, path
 }
 
-// isPlainPath says whether a path means what it says: nothing in it is escaped or would be.
+// isPlainPath reports whether a path means what it says: nothing in it is escaped or would be.
 func isPlainPath(path string) bool {
 	for i := range len(path) {
 		c := path[i] | 0x20

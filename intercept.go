@@ -110,9 +110,9 @@ func (op *opening) configFor(hello *tls.ClientHelloInfo) (*tls.Config, error) {
 	return c.p.tls.speaking(protocol), nil
 }
 
-// unreadable decides about a client whose ClientHello crypto/tls does not take, because of cause. Others
-// may take it, but with it nobody can stand in between: it is part of what a handshake proves. So
-// the client is refused if TLS would have been terminated.
+// unreadable decides about a client whose ClientHello crypto/tls refuses, because of cause. The
+// origin may accept it, but the ClientHello is part of what a handshake proves, so nobody can stand
+// in between. The client is refused if its TLS would have been terminated.
 func (op *opening) unreadable(cause error) error {
 	c := op.c
 	message, _ := cutHello(c.s.buffered())

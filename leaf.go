@@ -49,7 +49,7 @@ func namesFor(serverName, host string, mirror *x509.Certificate) leafNames {
 	return n
 }
 
-// add adds a DNS name, or an IP address in text form, and says whether name is one.
+// add adds a DNS name, or an IP address in text form, and reports whether name is one.
 func (n *leafNames) add(name string) bool {
 	name = strings.TrimSuffix(name, ".")
 	if ip, err := netip.ParseAddr(name); err == nil {
@@ -81,7 +81,7 @@ func (n *leafNames) mirror(cert *x509.Certificate) {
 	n.ips = append(n.ips, slices.DeleteFunc(m.ips, func(ip netip.Addr) bool { return slices.Contains(n.ips, ip) })...)
 }
 
-// isDNSName says whether name is a host name in the form that goes over the wire, where an
+// isDNSName reports whether name is a host name in the form that goes over the wire, where an
 // IDN consists of A-labels (RFC 5280, section 7.2), or has underscores, which are not
 // allowed but seen (RFC 1034, section 3.5).
 func isDNSName(name string) bool {
@@ -173,8 +173,8 @@ func (ca *CA) sign(names leafNames, kind leafKind) (*signedLeaf, error) {
 	return newSignedLeaf(cert, now), nil
 }
 
-// template returns what is in a leaf, but for the use of its key. If the subject is empty, CreateCertificate makes the
-// names critical (RFC 5280, section 4.1.2.6).
+// template returns what is in a leaf, but for the use of its key. If the subject is empty,
+// CreateCertificate makes the names critical (RFC 5280, section 4.1.2.6).
 func (ca *CA) template(names leafNames, now time.Time) *x509.Certificate {
 	issuer := ca.chain[0]
 	start := latest(now, issuer.NotBefore)

@@ -25,7 +25,7 @@ func fill(t *testing.T, c *leafCache, n, size int) {
 	}
 }
 
-// signs says whether key is signed when it is asked for.
+// signs reports whether key is signed when it is asked for.
 func signs(t *testing.T, c *leafCache, key string, size int) bool {
 	t.Helper()
 	fresh := false

@@ -20,7 +20,7 @@ func (ca *CA) permitted(names leafNames) leafNames {
 	return names
 }
 
-// permitsDNS says whether a leaf may have name, which is in lower case.
+// permitsDNS reports whether a leaf may have name, which is in lower case.
 func (ca *CA) permitsDNS(name string) bool {
 	within := func(subtree string) bool { return isWithin(name, strings.ToLower(subtree)) }
 	touches := func(subtree string) bool { return within(subtree) || covers(name, strings.ToLower(subtree)) }
@@ -30,21 +30,21 @@ func (ca *CA) permitsDNS(name string) bool {
 	})
 }
 
-// isWithin says whether name is subtree or ends with its labels. A subtree with a dot in front
+// isWithin reports whether name is subtree or ends with its labels. A subtree with a dot in front
 // is what clients make of it: all below the name, but not the name itself.
 func isWithin(name, subtree string) bool {
 	rest, ok := strings.CutSuffix(name, subtree)
 	return ok && (rest == "" || subtree == "" || subtree[0] == '.' || strings.HasSuffix(rest, "."))
 }
 
-// covers says whether name has a wildcard that stands for other, too.
+// covers reports whether name has a wildcard that stands for other, too.
 func covers(name, other string) bool {
 	parent, wild := strings.CutPrefix(name, "*.")
 	_, rest, _ := strings.Cut(other, ".")
 	return wild && rest == parent
 }
 
-// permitsIP says whether a leaf may have ip.
+// permitsIP reports whether a leaf may have ip.
 func (ca *CA) permitsIP(ip netip.Addr) bool {
 	within := func(subtree *net.IPNet) bool { return subtree.Contains(ip.AsSlice()) }
 	return !slices.ContainsFunc(ca.chain, func(cert *x509.Certificate) bool {

@@ -6,7 +6,7 @@ import (
 	"syscall"
 )
 
-// This file is where loops are looked for, with what guard.go knows.
+// This file looks for loops, with what guard.go knows.
 
 // guard finds out whether it is the proxy itself that has connected.
 func (c *client) guard() {

@@ -15,9 +15,9 @@ const (
 	evictionSample = 16
 )
 
-// memory is what is remembered of servers for all clients, each entry for a while. A new entry of a
-// full memory takes the place of one of a few that are picked at random: one by the same client, if
-// there is one, or else that which was not used for longest. So no client can make what others use be
+// memory holds what is remembered of servers for all clients, each entry for a while. A new entry
+// of a full memory replaces one of a few that are picked at random: one by the same client if there
+// is one, else the one that was not used for longest. So no client can have what others use
 // forgotten. The zero value is empty. It may be used by several goroutines at once.
 type memory[K comparable, V any] struct {
 	mu      sync.Mutex
@@ -108,7 +108,7 @@ func (e *remembered[K, V]) goesBefore(other *remembered[K, V], owner string) boo
 	return e.used < other.used
 }
 
-// owner is who answers for what is remembered because of c: the client's host.
+// owner is the client that an entry is attributed to: the host of c.
 func (c *Conn) owner() string {
 	addr := c.RemoteAddr()
 	if addr == nil {

@@ -30,7 +30,7 @@ type Mode interface {
 type Destination struct {
 	// Addr is what is dialled, host:port.
 	Addr string
-	// TLS starts TLS towards Addr. It is set where the client's own TLS is opened, unless the
+	// TLS starts TLS towards Addr. It is set where the client's own TLS is terminated, unless the
 	// mode says what the origin speaks.
 	TLS bool
 	// OriginTLS, if not nil, is used towards Addr in place of [Proxy.OriginTLS]: to verify this
@@ -45,26 +45,30 @@ type Destination struct {
 	// Protocol [HTTP1] serves HTTP/1 without looking first. With any other value the protocol
 	// is found out by the first bytes.
 	Protocol Protocol
-	// Handler, if not nil, answers the requests in place of an origin: nothing is looked up or
-	// dialled, and Addr, which must not be empty, is only a name. HTTPHooks are called around it; if
-	// one sends a request elsewhere by changing its URL.Host, that is dialled. It sees requests as
-	// it would in an http.Server, with all of the URL; its ResponseWriter implements http.Flusher
-	// but not http.Hijacker, and the context of a request ends when its client leaves. A panic is
-	// answered with 502 (Bad Gateway) and logged, that with http.ErrAbortHandler cuts the
-	// connection. Clients that do not speak HTTP, and TLS without a certificate for it, are reset,
-	// even if a [ConnHook] answers Tunnel: there is nobody to relay to.
+	// Handler, if not nil, answers requests in place of an origin: nothing is looked up or dialled,
+	// and Addr, which must not be empty, is only a name. HTTPHooks are called around it; if one
+	// changes URL.Host, the request goes to that host instead. Clients that do not speak HTTP, and
+	// TLS for which there is no certificate, are reset, even if a [ConnHook] answers Tunnel: there
+	// is no server to relay to.
+	//
+	// A Handler sees requests as in an http.Server, but with a complete URL, and is called by
+	// several goroutines at once. The context of a request ends when its client leaves. The
+	// ResponseWriter implements http.Flusher, but not http.Hijacker. A panic is logged and answered
+	// with 502 (Bad Gateway), or cuts off a response that has begun; http.ErrAbortHandler has the
+	// same effect as in an [HTTPHook].
 	Handler http.Handler
-	// DialLate puts off look-up and connection until a request, or a protocol that is only relayed,
-	// needs them. Then the client's TLS is terminated without the origin's choice of a protocol
-	// and of a certificate, a dial that fails is reported inside, and a server that speaks first is
-	// not heard before the client. With a [Proxy.Transport] it is always so. A ConnHook that
-	// answers Tunnel has the origin dialled at once all the same.
+	// DialLate postpones the look-up and the connection until a request, or a protocol that is only
+	// relayed, needs them. The client's TLS is then terminated before the origin has chosen a
+	// protocol and shown its certificate, a dial that fails is reported inside TLS, and a server
+	// that speaks first is not heard before the client has spoken. [Proxy.Transport] implies
+	// DialLate. If a ConnHook answers Tunnel, the origin is dialled at once all the same.
 	DialLate bool
-	// Protocols are those that a client may negotiate by ALPN (RFC 7301), as in "h2" and
-	// "http/1.1": of a client's offer the others are ignored, and not offered to the origin either.
-	// HTTP of a version that is not listed, which a client can begin without negotiation, is
-	// refused with 505 (HTTP Version Not Supported). Nil: all. They are for connections that
-	// have a destination, of their own or by CONNECT. The slice must not be changed any more.
+	// Protocols are those that a client may negotiate by ALPN (RFC 7301), such as "h2" and
+	// "http/1.1". Other protocols that a client offers are ignored, and not offered to the origin
+	// either. HTTP of a version that is not listed, which a client can begin without negotiation,
+	// is refused with 505 (HTTP Version Not Supported). Nil: all; empty: none. Protocols applies to
+	// connections that have a destination, of their own or by CONNECT. The slice must not be
+	// modified afterwards.
 	Protocols []string
 	// Source, if valid, is the address to connect from, also one that is not this
 	// machine's, and Mark, if not 0, the mark of the socket: see [Transparent]. They are
@@ -85,11 +89,11 @@ type Destination struct {
 	authenticate func(ctx context.Context, credentials string) error
 }
 
-// Name returns the host of Addr in the form in which names are to be compared: in lower case, without the
-// dot that may end it. Of an address it is the text, without brackets.
+// Name returns the host of Addr in the form in which names are compared: in lower case, without a
+// trailing dot; an IP address has no brackets. It is "" if Addr is empty.
 func (d Destination) Name() string { return hostName(d.Addr) }
 
-// hostName returns the host of an authority, whose port may be missing, in the form in which names are
+// hostName returns the host of an authority, with or without a port, in the form in which names are
 // compared.
 func hostName(authority string) string {
 	host, _, err := net.SplitHostPort(authority)
@@ -99,7 +103,7 @@ func hostName(authority string) string {
 	return canonicalName(host)
 }
 
-// nameOf is hostName for what is no address, else "".
+// nameOf is hostName, but "" for an address.
 func nameOf(authority string) string {
 	name := hostName(authority)
 	if _, err := netip.ParseAddr(name); err == nil {
@@ -119,10 +123,10 @@ type Conn struct {
 	// ServerName is the name that a TLS client asked for (RFC 6066, section 3), in the form of
 	// [Destination.Name], "" if none. It is a name, not a route.
 	ServerName string
-	// ClientHello is what a TLS client said first, without its Conn, and RawClientHello the
-	// records that it came in. Both are nil before that is known, and must not be changed. Of a
-	// ClientHello that crypto/tls refuses it is what could be read; such a connection can be tunnelled,
-	// not intercepted.
+	// ClientHello is what a TLS client said first, without its Conn, and RawClientHello the records
+	// that it came in. Both are nil before that is known, and must not be changed. If crypto/tls
+	// refuses the ClientHello, this is what could be read of it; such a connection can be
+	// tunnelled, but not intercepted.
 	ClientHello    *tls.ClientHelloInfo
 	RawClientHello []byte
 
@@ -184,9 +188,10 @@ const (
 	HTTP2
 	// TLS is a ClientHello.
 	TLS
-	// Other is anything else, and a server that speaks first. It is relayed, unless a [ConnHook], which
-	// is asked about it even inside TLS, rejects it: see [RefuseUnread]. What a lenient server might take
-	// for a request is HTTP1, and refused by a 400 if it is none that can be read in one way.
+	// Other is any other protocol, and a server that speaks first. It is relayed, unless a
+	// [ConnHook], which is called about it even inside TLS, rejects it: see [RefuseUnread]. What a
+	// lenient server might take for a request counts as HTTP1, and is answered with 400 (Bad
+	// Request) if it can't be read in exactly one way.
 	Other
 )
 

@@ -11,11 +11,11 @@ import (
 	"strings"
 )
 
-// This file serves clients of another HTTP proxy, to which their connection leads: by its own
-// destination, by SOCKS5 or by a CONNECT. That proxy gets what it would get without this one. What
-// is inside a tunnel that a client has asked it for is served like what is inside any other.
+// This file serves clients whose connection has another HTTP proxy as its destination: that of the
+// connection itself, of SOCKS5 or of a CONNECT. That proxy gets what it would get without this one.
+// What is inside a tunnel through it is served like what is inside any other tunnel.
 
-// maxNests bounds how many proxies a client can have one behind the other.
+// maxNests bounds how many proxies behind each other a client can use.
 const maxNests = 8
 
 // Errors of a CONNECT to another proxy.
@@ -39,7 +39,7 @@ func (r *route) mayBeProxy() bool {
 	return r.conn.Destination.Protocol != HTTP1 && r.handler == nil && r.host == ""
 }
 
-// isNested reports whether the target of the request is for a proxy that the connection leads to. In
+// isNested reports whether the request is for another proxy, the destination of the connection. In
 // HTTP/2 all targets have the same form.
 func (x *exchange) isNested() bool {
 	return x.line.form == absoluteForm && x.client.fixed != nil && x.client.fixed.mayBeProxy()
@@ -71,8 +71,8 @@ func (x *exchange) newNest() *nest {
 	return n
 }
 
-// connectThrough serves a CONNECT that is for another proxy. The destination is that of the tunnel, and
-// hooks are asked about it. Only if that needs a connection the other proxy is asked.
+// connectThrough serves a CONNECT that is for another proxy. The destination is that of the tunnel,
+// and hooks are called about it. The other proxy is asked only if that needs a connection.
 func (x *exchange) connectThrough() {
 	c, addr := x.client, x.line.hostPort()
 	conn := c.newConn(Destination{Addr: addr, named: nameOf(addr)})
@@ -127,9 +127,9 @@ func (x *exchange) askProxy(r *route) {
 	}
 }
 
-// closeRefused has the connection end with a response to a CONNECT that makes no tunnel, unless that asks
-// for credentials, which may take several requests on one connection. If something has followed the
-// CONNECT it ends all the same: that is no request (RFC 9931).
+// closeRefused ends the connection with a response to a CONNECT that makes no tunnel, unless that
+// response asks for credentials, which may take several requests on one connection. If something
+// has followed the CONNECT, the connection ends all the same: that is no request (RFC 9931).
 func (x *exchange) closeRefused(status int) {
 	again := status == http.StatusProxyAuthRequired && len(x.client.s.buffered()) == 0
 	x.control.close = x.control.close || !again
@@ -211,8 +211,8 @@ func (h *hookedExchange) passTunnel(x *exchange, res *http.Response) error {
 	return nil
 }
 
-// enter makes what is served from now on the inside of n, nil for a tunnel that is no such one. What was
-// kept for the connection to the other proxy itself is closed by leave.
+// enter records that what is served from now on is inside n; nil: inside a tunnel that is not one
+// of another proxy. leave closes what was kept for the connection to the other proxy itself.
 func (c *client) enter(n *nest) (leave func()) {
 	c.nest = n
 	if n == nil || c.fixed != n.proxy { // a stream of HTTP/2 is a connection of its own
@@ -360,8 +360,9 @@ func (a *absolute) of(path string, req *http.Request, changed bool) string {
 // errOdd are the errors of a CONNECT whose target is no host and port.
 var errOdd = []error{errConnect, errHost, errPort, errUserinfo}
 
-// isOdd reports whether err is that of a CONNECT for something else than a proxy: some VPNs begin so. A
-// server of HTTP may see requests in what follows, so it is only for those who don't want to see any.
+// isOdd reports whether err is that of a CONNECT whose target is no host and port: some VPNs begin
+// so. An HTTP server may see requests in what follows, so this is only for proxies without hooks
+// for HTTP.
 func (x *exchange) isOdd(err error) bool {
 	return slices.Contains(errOdd, err) && x.client.fixed != nil && x.client.fixed.mayBeProxy() &&
 		bytes.HasPrefix(x.client.s.buffered(), []byte("CONNECT "))
@@ -376,7 +377,7 @@ func (c *client) dialOther(r *route) (*origin, error) {
 	return c.dialTunnel(r)
 }
 
-// serveOdd has hooks asked about a protocol that is none of those that are read, and relays it.
+// serveOdd calls the hooks about a protocol that the proxy does not read, and relays it.
 func (x *exchange) serveOdd(err error) bool {
 	c := x.client
 	c.s.discard(-x.consumed)

@@ -57,7 +57,7 @@ func (os *origins) attach(o *origin) error {
 	return nil
 }
 
-// detach ends what attach began. It says whether o was not cut meanwhile.
+// detach ends what attach began. It reports whether o was not cut meanwhile.
 func (os *origins) detach(o *origin) (whole bool) {
 	os.mu.Lock()
 	defer os.mu.Unlock()

@@ -127,13 +127,18 @@ func (h *hookedExchange) routeOf(u *url.URL) *route {
 	return h.routeTo(u)
 }
 
-// routeTo returns a route to the destination that u names.
-func (h *hookedExchange) routeTo(u *url.URL) *route {
+// addrOfURL returns the host and port that u names.
+func addrOfURL(u *url.URL) string {
 	port := u.Port()
 	if port == "" {
 		port = map[string]string{"http": "80", "https": "443"}[u.Scheme]
 	}
-	d := Destination{Addr: net.JoinHostPort(u.Hostname(), port), TLS: u.Scheme == "https", Protocol: HTTP1}
+	return net.JoinHostPort(u.Hostname(), port)
+}
+
+// routeTo returns a route to the destination that u names.
+func (h *hookedExchange) routeTo(u *url.URL) *route {
+	d := Destination{Addr: addrOfURL(u), TLS: u.Scheme == "https", Protocol: HTTP1}
 	d.Source, d.Mark = h.route.key.options.source, h.route.key.options.mark // firewall rules may need them
 	conn := h.client.newConn(d)
 	conn.Protocol, conn.nest = HTTP1, nil
@@ -315,7 +320,7 @@ func (c bodyConn) Read(p []byte) (n int, err error) {
 	return c.ReadWriteCloser.Read(p)
 }
 
-// Write implements net.Conn likewise.
+// Write implements net.Conn. It survives the panic of a writer that a hook put in.
 func (c bodyConn) Write(p []byte) (n int, err error) {
 	defer c.h.recovered(&err)
 	return c.ReadWriteCloser.Write(p)

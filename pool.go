@@ -36,10 +36,10 @@ func (k originKey) socket() originKey {
 // maxKeyNames is how long names may be that are remembered. Those of hosts have 253 bytes.
 const maxKeyNames = 1024
 
-// isLong says whether names that clients chose make the key too long to be remembered.
+// isLong reports whether names that clients chose make the key too long to be remembered.
 func (k originKey) isLong() bool { return len(k.addr)+len(k.serverName)+len(k.alpn) > maxKeyNames }
 
-// mayHTTP2 says whether connections may turn out to speak HTTP/2.
+// mayHTTP2 reports whether connections may turn out to speak HTTP/2.
 func (k originKey) mayHTTP2() bool { return strings.HasPrefix(k.alpn, protoHTTP2) }
 
 // forHTTP returns the key of connections for clients that speak the protocol.
@@ -75,7 +75,7 @@ type origin struct {
 	unpark    func()     // ends what watches the idle connection; nil: nothing does
 }
 
-// choseHTTP2 says whether HTTP/2 was negotiated.
+// choseHTTP2 reports whether HTTP/2 was negotiated.
 func (o *origin) choseHTTP2() bool {
 	return o.state != nil && o.state.NegotiatedProtocol == protoHTTP2
 }
@@ -144,8 +144,8 @@ type pool struct {
 	listeners sync.WaitGroup
 }
 
-// settleTime is when an idle connection is worth being watched: what is used more often than that would
-// only cost system calls, and is looked at before its use anyway.
+// settleTime is how long a connection is idle before it is watched: watching one that is used more
+// often would only cost system calls, and it is checked before its use anyway.
 const settleTime = time.Second
 
 // get returns an idle connection, which may be closed or not quiet any more, or nil.

@@ -25,25 +25,25 @@ type Proxy struct {
 	Mode Mode
 	// Hooks see and change what passes, see [Hook]. The first is the outermost.
 	Hooks []Hook
-	// Transport, if not nil, gets responses in place of the built-in engine: it is
-	// what HTTPHooks find at the end of the chain, and routes by req.URL. Nothing is dialled before a
-	// tunnel needs it, see Destination.DialLate, and where a Destination.Handler answers it is not used. Dial, OriginTLS,
-	// the timeouts for origins, field order and the guard against loops do not apply to
-	// it, and tunnels do not use it. An http.Transport needs DisableCompression, or it asks
-	// for gzip by itself.
+	// Transport, if not nil, gets responses in place of the built-in engine: it is what HTTPHooks
+	// find at the end of the chain, and routes by req.URL. It is not used for tunnels, or where a
+	// [Destination.Handler] answers. Nothing is dialled before a tunnel needs it, see
+	// [Destination.DialLate]. Dial, OriginTLS, the timeouts for origins, field order and the guard
+	// against loops do not apply to it. An http.Transport needs DisableCompression, or it asks for
+	// gzip by itself.
 	Transport http.RoundTripper
 	// Dial opens connections to origin servers. Nil: a net.Dialer. See [CheckedDial].
 	Dial DialFunc
-	// CA issues the certificates that are shown to clients whose TLS is opened, so that hooks
-	// see what is inside. Nil: TLS is tunnelled, never opened, but for ClientTLS. A client that has
-	// an earlier session with the origin and sends early data for that (RFC 8446, section
-	// 4.2.10) is refused by an alert, which [Flow.Err] says; browsers come back without.
+	// CA issues the certificates that are shown to clients whose TLS is terminated, so that hooks
+	// see what is inside. Nil: TLS is tunnelled, never terminated, except with ClientTLS. A client
+	// that resumes an earlier session with the origin and sends early data in it (RFC 8446, section
+	// 4.2.10) is refused by an alert, which [Flow.Err] reports; browsers retry without early data.
 	CA *CA
-	// ClientTLS is used towards clients whose TLS is opened. Where it has a certificate, of
-	// GetCertificate or of Certificates, that fits the ClientHello, that is shown in place of
-	// one by CA. NextProtos and GetConfigForClient are not used: clients get the protocol that
-	// the origin chose. With SessionTicketsDisabled no session is resumed. Nil, and a
-	// MinVersion of 0, mean TLS 1.2 or newer. It is copied.
+	// ClientTLS is used towards clients whose TLS is terminated. Where it has a certificate, of
+	// GetCertificate or of Certificates, that fits the ClientHello, that is shown in place of one
+	// by CA. NextProtos and GetConfigForClient are not used: clients get the protocol that the
+	// origin chose. With SessionTicketsDisabled no session is resumed. Nil, and a MinVersion of 0,
+	// mean TLS 1.2 or newer. It is copied.
 	ClientTLS *tls.Config
 	// OriginTLS is used towards https origins. Nil verifies against the system's
 	// roots and speaks TLS 1.2 or newer. Unless InsecureSkipVerify is set, chains with RSA keys
@@ -61,18 +61,18 @@ type Proxy struct {
 	// origins, in the format of SSLKEYLOGFILE, with which others can read the traffic. A
 	// KeyLogWriter of ClientTLS or OriginTLS comes first.
 	KeyLogWriter io.Writer
-	// TunnelPinned is how long the proxy tunnels, unread, instead of intercepting, what a client
-	// sends to a server name after it has refused our certificate for that (see
-	// [ErrCertificateRefused]), as programs with pinned certificates do. A ConnHook that answers
+	// TunnelPinned is how long the proxy tunnels, instead of intercepting, connections of a client
+	// to a server name after that client has refused our certificate for the name (see
+	// [ErrCertificateRefused]), as clients with pinned certificates do. A ConnHook that answers
 	// Intercept or Reject takes precedence. 0 or less: never.
 	TunnelPinned time.Duration
 	// Via is the name under which the proxy adds itself to the Via field of messages
 	// (RFC 9110, section 7.6.3); a request that has it already is a loop and refused. Empty:
 	// no Via is written, and none is looked for.
 	Via string
-	// Logger gets records of panics in hooks, modes and Authenticate and of what ends Serve
-	// (level error), of failures to accept that may pass and of [CA.Warnings] (level warn).
-	// Exchanges are not logged: see [DoneHook]. Nil: slog.Default().
+	// Logger gets records of panics in hooks, modes and Authenticate and of errors that end Serve
+	// (level error), and of temporary failures to accept and [CA.Warnings] (level warn). Exchanges
+	// are not logged: see [DoneHook]. Nil: slog.Default().
 	Logger *slog.Logger
 
 	// HeadTimeout is how long a client may take from the first byte of a request to the end
@@ -88,8 +88,9 @@ type Proxy struct {
 	// ResponseTimeout is how long an origin server may take from the end of the request
 	// to the head of its response, and between two interim responses. 0: 5 min.
 	ResponseTimeout time.Duration
-	// ContentTimeout is how long content may stall: where it goes both ways at once, how long
-	// neither direction may move. Content that an answer has overtaken has the same time. 0: 5 min.
+	// ContentTimeout is how long content may stall. While content moves in both directions at once,
+	// it is stalled only if neither moves. The same limit applies to content of a request that is
+	// still being sent after its response. 0: 5 min.
 	ContentTimeout time.Duration
 	// IdleTimeout is how long a kept-alive connection, of a client or to an origin, may wait
 	// for its next request. 0: 2 min.
@@ -105,7 +106,7 @@ type Proxy struct {
 	// Larger requests are answered with 431 (Request Header Fields Too Large), larger
 	// responses become 502 (Bad Gateway). 0 or less: 128 KiB.
 	MaxHeaderBytes int
-	// MaxHeaderFields bounds the number of field lines likewise. 0 or less: 256.
+	// MaxHeaderFields bounds the number of field lines, with the same answers. 0 or less: 256.
 	MaxHeaderFields int
 	// MaxConns bounds the client connections of each listener: while it is reached, none
 	// is accepted. 0 or less: no limit.
@@ -189,17 +190,16 @@ func (p *Proxy) check() (err error) {
 	return err
 }
 
-// Check reports what makes [Proxy.Serve] return at once, before it accepts a connection: a value in
-// Hooks that is no hook or does not do what one has to, a Mode that can't work as it is or not on
-// this system, a Via or a size that can't be used. It returns nil if there is nothing of that kind.
-// Listeners, certificates of origins and whatever else only a connection shows are not looked at.
-// As after any other method, p's fields must not be changed any more.
+// Check reports why [Proxy.Serve] would fail before it accepts a connection: an invalid hook, a
+// Mode that is incomplete or does not work on this system, a Via that is no name, a size that is
+// too large. It returns nil if there is no such reason. It does not look at listeners, certificates
+// of origins or anything else that only a connection shows. As after any other method, the fields
+// of p must not be changed afterwards.
 func (p *Proxy) Check() error { return p.init() }
 
-// ListenAndServe listens on the TCP address addr, host:port (an empty host is all
-// addresses), and calls [Proxy.Serve]. If
-// Mode has a method Listen, as [Transparent.Listen], that makes the listener. As in Serve, the
-// error is also in [Proxy.Logger].
+// ListenAndServe listens on the TCP address addr, host:port (an empty host is all addresses), and
+// calls [Proxy.Serve]. If Mode has a method Listen, as [Transparent.Listen], that makes the
+// listener. As in Serve, the error is also in [Proxy.Logger].
 func (p *Proxy) ListenAndServe(addr string) error {
 	if err := p.init(); err != nil {
 		return p.notServing(err)
@@ -215,9 +215,9 @@ func (p *Proxy) ListenAndServe(addr string) error {
 	return p.Serve(l)
 }
 
-// Serve accepts connections on l, of any kind, until [Proxy.Shutdown] or [Proxy.Close];
-// then it returns [ErrProxyClosed]. It closes l and never returns nil. Any other error, be it one
-// of [Proxy.Check] or of l, is also in [Proxy.Logger], so that go p.Serve(l) does not fail unseen.
+// Serve accepts connections on l, of any kind, until [Proxy.Shutdown] or [Proxy.Close]; then it
+// returns [ErrProxyClosed]. It closes l and never returns nil. Any other error, of [Proxy.Check] or
+// of l, is also logged to [Proxy.Logger], so that go p.Serve(l) does not fail unseen.
 func (p *Proxy) Serve(l net.Listener) error {
 	l = &onceListener{Listener: l}
 	defer l.Close()
@@ -305,19 +305,20 @@ func (p *Proxy) wait(d time.Duration) {
 	}
 }
 
-// isTemporary says whether a failed Accept may succeed later, as it does after EMFILE.
+// isTemporary reports whether a failed Accept may succeed later, as it does after EMFILE.
 func isTemporary(err error) bool {
 	var temporary interface{ Temporary() bool }
 	return errors.As(err, &temporary) && temporary.Temporary()
 }
 
-// ServeConn serves one connection, which it closes, also with an error. It returns when all
-// goroutines that the connection needed have ended; when ctx ends, the connection is cut. nc may be
-// any net.Conn; what the Mode needs to know of it must be there, as its addresses for [Transparent].
+// ServeConn serves one connection and closes it, also if it returns an error. It returns when all
+// goroutines of the connection have ended; when ctx ends, the connection is cut. nc may be any
+// net.Conn, but must have what the Mode needs, such as addresses for [Transparent].
 //
 // The error is [ErrProxyClosed] if the proxy was closed before, one of [Proxy.Check], or nil: how a
-// connection that was served has ended is for a [DoneHook] to see. Unlike Serve it logs none.
-// Shutdown and Close wait for the connection as for any other. MaxConns does not count it.
+// connection that was served has ended is reported to DoneHooks. Unlike Serve, ServeConn does not
+// log the error. Shutdown and Close wait for the connection as for any other. MaxConns does not
+// count it.
 func (p *Proxy) ServeConn(ctx context.Context, nc net.Conn) error {
 	if err := p.init(); err != nil {
 		nc.Close()
@@ -333,11 +334,11 @@ func (p *Proxy) ServeConn(ctx context.Context, nc net.Conn) error {
 	return nil
 }
 
-// Shutdown stops accepting, closes idle connections and waits for exchanges, tunnels and
-// hooks to end. A connection is idle where nothing was asked on it yet, or nothing since the last
-// answer: also before its first byte, and in a tunnel that is looked into before the first byte
-// there. When ctx ends first, what is left is cut as by Close and ctx's error returned. Like
-// Close it must not be called by a hook.
+// Shutdown stops accepting, closes idle connections and waits for exchanges, tunnels and hooks to
+// end. A connection is idle while no request has begun on it since its last answer; that includes
+// the time before its first byte and, in a tunnel that is looked into, before the first byte there.
+// When ctx ends first, what is left is cut as by Close and ctx's error is returned. Like Close it
+// must not be called by a hook.
 func (p *Proxy) Shutdown(ctx context.Context) error {
 	p.stopAccepting()
 	p.mu.Lock()
@@ -362,9 +363,8 @@ func (p *Proxy) Shutdown(ctx context.Context) error {
 }
 
 // Close closes the listeners and cuts every connection now: exchanges and tunnels end with
-// [ErrProxyClosed] in [Flow.Err]. It returns when no goroutine of the proxy is left, so it must not
-// be called by a hook, and waits for hooks, which see that the contexts end that they were given. It
-// always returns nil.
+// [ErrProxyClosed] in [Flow.Err]. It waits for hooks, whose contexts it ends, and returns when no
+// goroutine of the proxy is left; so a hook must not call it. It always returns nil.
 func (p *Proxy) Close() error {
 	p.stopAccepting()
 	p.cancel(ErrProxyClosed)

@@ -11,11 +11,11 @@ import (
 const (
 	// pumpAhead is how many bytes a pump keeps that nobody asked for yet.
 	pumpAhead = 1 << 20
-	// pumpStall is how long a write may take before it looks as if the peer did not read because it
-	// writes itself.
+	// pumpStall is how long a write may take before the peer is taken to be writing itself instead
+	// of reading.
 	pumpStall = 10 * time.Millisecond
-	// pumpDiscard is how much a pump throws away of what came too late to matter, so that an
-	// answer gets through. It is what the buffers of a TCP socket grow to.
+	// pumpDiscard is how much a pump discards of what came too late to matter, so that an answer
+	// gets through. It is the size that the buffers of a TCP socket grow to.
 	pumpDiscard = 6 << 20
 	// pumpGrace is how long a connection that was closed has to let go of its reads and writes.
 	pumpGrace = time.Second
@@ -23,17 +23,18 @@ const (
 	pumpTries = 100
 )
 
-// pump is a connection of which no more is known than that it is a net.Conn, with what the
-// sockets of package net have besides:
+// pump is a connection of an unknown type, with what the sockets of package net have and a net.Conn
+// may lack:
 //
-//   - Deadlines. Reads and writes are made in goroutines of their own, so that who waits for one can
-//     give up. The read goes on, and what it brings is kept for the next one. So does the write: of
-//     its bytes nobody knows then whether they go out, so that the connection has to be closed.
-//   - A buffer for what arrives while something is written. Without one, as between the ends of a
-//     net.Pipe, two sides that both write wait for each other for ever.
+//   - Deadlines. Reads and writes run in goroutines of their own, so that a caller can give up
+//     waiting. The read goes on, and its bytes are kept for the next one. So does the write: nobody
+//     knows then whether its bytes go out, so the connection has to be closed.
+//   - A buffer for what arrives during a write. Without one, as in a net.Pipe, two sides that both
+//     write wait for each other forever.
 //
-// Nothing is read while nobody reads, or a write waits. The connection's own deadlines are left alone: to
-// interrupt what begins with a handshake, for example, would end it for good.
+// The pump does not read while nobody reads from it, except during a write. It leaves the
+// connection's own deadlines alone: one that passes in a handshake, for example, would end the
+// connection for good.
 type pump struct {
 	net.Conn
 
@@ -188,11 +189,10 @@ func (p *pump) arrived(b []byte, n int, err error) (more bool) {
 	return p.reading
 }
 
-// readsAhead reports whether to read although nobody asked for it.
+// readsAhead reports whether to read although no Read is pending.
 func (p *pump) readsAhead() bool { return p.writing && p.stall.passed && p.held < pumpAhead }
 
-// discard makes the pump throw away what arrives from now on, as far as that is reasonable:
-// nobody will ask for it.
+// discard makes the pump discard what arrives from now on, within reason: nobody will read it.
 func (p *pump) discard() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -275,8 +275,8 @@ func (p *pump) Close() error { return p.end(p.Conn.Close) }
 // abort closes the connection so that the peer sees an error if there is a way to show one.
 func (p *pump) abort() { p.end(func() error { return abort(p.Conn) }) }
 
-// end closes the connection by f, and waits for its reads and writes to return. One that does not let
-// go of them is left behind.
+// end closes the connection by f, and waits for its reads and writes to return. A connection that
+// does not release them is abandoned.
 func (p *pump) end(f func() error) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()

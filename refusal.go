@@ -9,18 +9,19 @@ import (
 )
 
 // This file recognises clients that do not accept the certificate that they are shown. Their TLS
-// libraries have several ways to show that:
+// libraries show that in several ways:
 //
-//   - an alert, of any description: it says why the certificate is refused, or that a stack can't
-//     say why. Some libraries send it only when the handshake is through for us.
-//   - the end of the connection, or a reset, in the handshake (Node, s2n, GNOME, BearSSL).
-//   - a complete handshake that no byte follows (wget, GnuTLS, whoever compares a pin afterwards).
+//   - an alert, of any description: it says why the certificate is refused, or that the library
+//     can't tell. Some libraries send it only when the handshake is complete for us.
+//   - the end of the connection, or a reset, during the handshake (Node, s2n, GNOME, BearSSL).
+//   - a complete handshake that no byte follows (wget, GnuTLS, clients that compare a pin
+//     afterwards).
 //
-// The latter two are what a client does, too, that changes its mind or has opened a connection in
-// advance. So they are a suspicion, which the next one of the kind confirms.
+// A client that changes its mind, or has opened a connection in advance, does the latter two as
+// well. So they only raise a suspicion, which the next one of the kind confirms.
 //
-// A resumed session shows no certificate, and with it no handshake fails for the certificate. But
-// who compares a pin afterwards does so with every session.
+// A resumed session shows no certificate, so no handshake that resumes one fails for the
+// certificate. But a client that compares a pin afterwards does so in every session.
 
 // Errors of handshakes that came to nothing.
 var (

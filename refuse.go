@@ -6,21 +6,22 @@ import (
 	"net/http"
 )
 
-// RefuseUnread returns a hook for everybody who enforces a policy by hooks: it refuses what they could
-// not read, which without it is relayed, and what calls one server by several names. That is
+// RefuseUnread returns a hook for proxies that enforce a policy by hooks. It refuses what hooks
+// could not read, which is relayed otherwise, and clients that call one server by several names:
 //
-//   - every protocol but HTTP and TLS (see [Other]), a server that speaks first included,
-//   - TLS that the proxy can't terminate: there is no certificate for it, or its ClientHello is one
-//     that crypto/tls refuses, and
-//   - fronting: the names of CONNECT or SOCKS, of the ClientHello and of the Host field or :authority
-//     differ; addresses, which have none, are not compared.
+//   - every protocol but HTTP and TLS (see [Other]), servers that speak first included;
+//   - TLS that the proxy can't terminate, because there is no certificate for it or because
+//     crypto/tls refuses the ClientHello;
+//   - fronting: the names of the CONNECT or SOCKS request, of the ClientHello and of the Host field
+//     or :authority differ. Addresses are not compared.
 //
-// Upgrades are requests that an [HTTPHook] sees; what follows their 101 is relayed. The flow ends with
-// [ErrRejected], and [ErrUnread] where there was nothing to read; HTTP clients get 403 (Forbidden).
+// Upgrades are requests that an [HTTPHook] sees; what follows their 101 is relayed. [Flow.Err] of
+// what was refused is [ErrRejected], and [ErrUnread] too if it could not be read; HTTP clients are
+// sent 403 (Forbidden).
 //
-// Of several ConnHooks the first decides: what one in front of it answers with [Tunnel] is relayed, and
-// one that answers [Intercept] belongs behind it. It is an [HTTPHook] too, the first of which sees
-// requests as they came.
+// The first ConnHook that decides wins: what a hook in front of this one answers with [Tunnel] is
+// relayed, and a hook that answers [Intercept] belongs behind it. The hook is an [HTTPHook] too:
+// put it first, so that it sees requests as they came.
 func RefuseUnread() ConnHook { return refuseUnread{} }
 
 type refuseUnread struct{}

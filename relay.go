@@ -10,13 +10,13 @@ import (
 // errIdle ends a tunnel in which neither side sent anything for too long.
 var errIdle = errors.New("idle for too long")
 
-// errUntold ends a tunnel whose client has ended its side, and whose origin can't be told so other
-// than by the end of the whole connection: there may have been more to come from there.
+// errUntold ends a tunnel whose client has ended its sending side, if the origin can't be sent that
+// end without closing the whole connection: the origin may have had more to send.
 var errUntold = errors.New("the client has sent its last byte, but the connection to the origin can't be half closed")
 
-// How long the other direction may be silent where an end can't be passed on alone. A server that
-// has ended its side is most often through, and its client waits for the end; a client that has
-// may wait for an answer.
+// How long the other direction may be silent if an end can't be passed on alone. A server that has
+// ended its side has most often finished, and its client waits for the end; a client that has ended
+// its side may wait for an answer.
 const (
 	originEnded = time.Second
 	clientEnded = 30 * time.Second

@@ -37,7 +37,7 @@ const (
 	wroteUpgrade
 )
 
-// once says whether what has not happened before.
+// once reports whether what has not happened before.
 func (w *rewrite) once(what uint8) bool {
 	first := w.done&what == 0
 	w.done |= what
@@ -136,11 +136,11 @@ func (w *rewrite) appendFraming(dst []byte, f *field) []byte {
 	return dst
 }
 
-// mayDescribe says whether framing fields may tell what the content would have been: in
+// mayDescribe reports whether framing fields may tell what the content would have been: in
 // answers to HEAD and in a 304, but not in a 204 or 1xx (RFC 9110, section 8.6).
 func mayDescribe(status int) bool { return status != http.StatusNoContent && status/100 != 1 }
 
-// describes says whether this message's framing fields may do so.
+// describes reports whether this message's framing fields may do so.
 func (w *rewrite) describes() bool {
 	return w.response && mayDescribe(w.status) && !w.control.hasTE
 }

@@ -126,7 +126,7 @@ func (o *flowOrigin) serve2(c *h2peer) {
 	o.open.Add(-int64(len(open)))
 }
 
-// advance2 goes on with s as far as that is possible, and says whether it is over.
+// advance2 goes on with s as far as that is possible, and reports whether it is over.
 func (o *flowOrigin) advance2(c *h2peer, s *h2stream, left map[*h2stream]int64) bool {
 	for s.reset == nil && left[s] > 0 && c.room(s.id) > 0 {
 		k := min(c.room(s.id), left[s])

@@ -28,7 +28,7 @@ func eachWayToProxy(t *testing.T, f func(t *testing.T, p *mitm.Proxy, connect fu
 	}
 }
 
-// In a request to the proxy itself, :scheme says whether the origin is to be spoken to over TLS.
+// In a request to the proxy itself, :scheme determines whether the origin is to be spoken to over TLS.
 func TestR09_HTTP2(t *testing.T) {
 	server, roots := handlerOrigin(t, 1, func(w http.ResponseWriter, r *http.Request) {
 		fmt.Fprint(w, r.Host, r.RequestURI, r.TLS != nil)

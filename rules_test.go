@@ -4,6 +4,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"strings"
 	"testing"
 )
 
@@ -37,5 +38,30 @@ func TestRuleTable(t *testing.T) {
 	}
 	for test := range listed {
 		t.Errorf("CONTRIBUTING.md lists %s, which does not exist", test)
+	}
+}
+
+// doc.go, the map of the source, names each file once.
+func TestMap(t *testing.T) {
+	files, err := filepath.Glob("*.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	doc, err := os.ReadFile("doc.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	named := map[string]int{"doc.go": 1}
+	for _, name := range regexp.MustCompile(`\b\w+\.go\b`).FindAll(doc, -1) {
+		named[string(name)]++
+	}
+	for _, file := range files {
+		if n := named[file]; n != 1 && !strings.HasSuffix(file, "_test.go") {
+			t.Errorf("doc.go names %s %d times", file, n)
+		}
+		delete(named, file)
+	}
+	for name := range named {
+		t.Errorf("doc.go names %s, which does not exist", name)
 	}
 }

@@ -148,7 +148,7 @@ func (w *sender) piece(p []byte) error {
 	return w.writeThrough(p, end)
 }
 
-// fits says whether n bytes of content can be collected, and what frames them.
+// fits reports whether n bytes of content can be collected, and what frames them.
 func (w *sender) fits(n int) bool {
 	const room = 64 // for the next chunk's size, or the last chunk
 	return len(w.out)+n+room <= cap(w.out)
@@ -196,7 +196,7 @@ func (w *sender) appendEnd(trailers []field) {
 }
 
 // collect takes content that is at hand already and fits behind the head, without
-// writing. It says whether that was all.
+// writing. It reports whether that was all.
 func (w *sender) collect(b *body) (all bool, err error) {
 	const room = 64
 	if b.ended() {
@@ -252,7 +252,7 @@ func (w *sender) splice(b *body) error {
 	return nil
 }
 
-// canSplice says whether both ends are TCP sockets that the kernel can join.
+// canSplice reports whether both ends are TCP sockets that the kernel can join.
 func canSplice(dst, src *stream) bool {
 	_, from := src.nc.(*net.TCPConn)
 	_, to := dst.nc.(*net.TCPConn)

@@ -60,7 +60,7 @@ func (c *client) serveDestination(d Destination) {
 	}
 }
 
-// guardLoop says whether it is the proxy itself that connects to d.
+// guardLoop reports whether it is the proxy itself that connects to d.
 func (c *client) guardLoop(d Destination) (loop bool, done func()) {
 	to, err := netip.ParseAddrPort(d.Addr)
 	if err != nil || isDirect(to, c.conn.listener) {
@@ -176,7 +176,7 @@ func (c *client) newEarlyDial(r *route) *earlyDial {
 	return e
 }
 
-// needsNoOrigin says whether it can be put off to connect to where r leads: the client will
+// needsNoOrigin reports whether it can be put off to connect to where r leads: the client will
 // be the first to speak, or there is no need for a connection at all.
 func (c *client) needsNoOrigin(r *route) bool {
 	return c.p.dialsLate(r) || r.conn.Destination.Protocol == HTTP1
@@ -249,8 +249,8 @@ func (c *client) serveInside(op *opening) error {
 	return c.serveSniffed(r, op.flow, &conn, op.early, err)
 }
 
-// serveNegotiated serves a client that has agreed to speak HTTP, and speaks that or is refused. As long
-// as it is silent nothing is lost if it is closed.
+// serveNegotiated serves a client that has negotiated HTTP, or refuses it if it speaks something
+// else. While it is silent it can be closed without loss.
 func (c *client) serveNegotiated(op *opening) error {
 	op.early.stopListening()
 	if !c.rest(clientIdle) {
@@ -338,8 +338,8 @@ func (c *client) serveProtocol(r *route, flow *Flow, early *earlyDial) error {
 	return c.relay(o, flow)
 }
 
-// spokenTo is what is spoken to the origin of a client that speaks HTTP: in the clear, where
-// nothing is negotiated, HTTP/2 only if the client does so in the clear too.
+// spokenTo is the protocol for the origin of a client that speaks HTTP: in cleartext, where nothing
+// is negotiated, it is HTTP/2 only if the client speaks cleartext HTTP/2 too.
 func (c *client) spokenTo(r *route) Protocol {
 	if !r.key.tls && (c.tls != nil || r.conn.Destination.Protocol == HTTP1) {
 		return HTTP1
@@ -449,7 +449,7 @@ func (c *client) lead(e *earlyDial, r *route) *earlyDial {
 	return e
 }
 
-// opens says whether what is spoken to r is looked at before there is an origin.
+// opens reports whether what is spoken to r is looked at before there is an origin.
 func (p *Proxy) opens(r *route) bool {
 	return r.action != Tunnel && (p.opensTLS() || p.dialsLate(r))
 }

@@ -75,7 +75,7 @@ func (s *stream) pump() *pump {
 // buffered returns the unread bytes; they are valid until the next fill.
 func (s *stream) buffered() []byte { return s.buf[s.r:s.w] }
 
-// endedOpen says whether the connection, at its end, ended without a word of its protocol.
+// endedOpen reports whether the connection, at its end, ended without a word of its protocol.
 func (s *stream) endedOpen() bool { return s.tls != nil && s.tls.ended }
 
 // discard consumes n buffered bytes. They stay readable until the next fill or release.
@@ -182,7 +182,7 @@ func (s *stream) unlessAsked(err error) error {
 	return errUnasked
 }
 
-// pending says whether a read of the idle stream would return at once: bytes nobody
+// pending reports whether a read of the idle stream would return at once: bytes nobody
 // asked for, a FIN or an error. It reads nothing, but of TLS what is not content. Without a socket
 // it can't tell.
 func (s *stream) pending() bool {
@@ -208,7 +208,7 @@ func (s *stream) broken() bool { return s.pending() && s.err != nil }
 // connection remembers: another deadline changes nothing.
 func (s *stream) late() bool { return !s.readBy.IsZero() && !time.Now().Before(s.readBy) }
 
-// overdue says whether the write deadline has passed.
+// overdue reports whether the write deadline has passed.
 func (s *stream) overdue() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()

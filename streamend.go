@@ -5,7 +5,7 @@ import (
 	"time"
 )
 
-// This file is how a stream ends.
+// This file ends streams.
 
 // closeWrite passes a FIN on. With errNoHalfClose there is no way to do so but to close the
 // connection, and with it the other direction.
@@ -21,8 +21,9 @@ func (s *stream) closeWrite() error {
 	return err
 }
 
-// ignore says that nothing matters any more of what arrives: the connection ends after what is
-// written next. A peer that writes and does not read before it is through would else not get it.
+// ignore declares that nothing that arrives matters any more: the connection ends after the next
+// write. Otherwise a peer that writes, and reads only when it has finished, would not get what is
+// written.
 func (s *stream) ignore() {
 	if p := s.pump(); p != nil {
 		p.discard()

@@ -99,7 +99,7 @@ func (x *routed) follow(r *route) error {
 	return nil
 }
 
-// fits says whether a request makes sense to the server that r leads to.
+// fits reports whether a request makes sense to the server that r leads to.
 func (x *routed) fits(r *route) error {
 	switch {
 	case x.line.form == authorityForm && !r.mayBeProxy():
@@ -153,15 +153,15 @@ func (c *client) checkCredentials(credentials []string) (err error) {
 	return c.authenticate(c.ctx, strings.Join(credentials, ""))
 }
 
-// consumes reports whether a value of Proxy-Authorization is for the proxy itself (RFC 9110, section
-// 11.7.2). It is where a request names its destination. Where the connection has one of its own, whatever
-// it says is for whom the client means to speak to, which may be another proxy; but not what the client
-// has identified itself with by SOCKS.
+// consumes reports whether a value of Proxy-Authorization is for the proxy itself (RFC 9110,
+// section 11.7.2). It is if the request names its destination. On a connection with a destination,
+// the value is meant for the server that the client speaks to, which may be another proxy; the
+// exception is the credentials that the client has sent by SOCKS.
 func (c *client) consumes(credentials string) bool {
 	return c.fixed == nil || c.conn.isOwn != nil && c.conn.isOwn(credentials)
 }
 
-// consumeCredentials keeps from the origin, and from hooks, what is for the proxy itself.
+// consumeCredentials keeps the proxy's own credentials from the origin and from hooks.
 func (x *exchange) consumeCredentials() {
 	for i := range x.head.fields {
 		if f := &x.head.fields[i]; f.kind == proxyAuthorizationField && x.client.consumes(string(f.value)) {

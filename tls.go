@@ -11,7 +11,7 @@ import (
 const (
 	protoHTTP1 = "http/1.1"
 	protoHTTP2 = "h2"
-	protoH2C   = "h2c" // HTTP/2 in the clear, with prior knowledge
+	protoH2C   = "h2c" // cleartext HTTP/2, with prior knowledge
 )
 
 // startTLSFunc is the type of Proxy.StartTLS.
@@ -64,8 +64,8 @@ func (d *dialer) configFor(key originKey) *tls.Config {
 	return config
 }
 
-// mayRenegotiate reports whether a secured connection may have to do more handshakes later, which
-// TLS 1.3 has abolished. What StartTLS agreed to is not known.
+// mayRenegotiate reports whether a secured connection may renegotiate later, which TLS 1.3 has
+// abolished. What StartTLS has negotiated is unknown.
 func (d *dialer) mayRenegotiate(key originKey, state *tls.ConnectionState) bool {
 	config := d.config
 	if key.config != nil {

@@ -23,7 +23,7 @@ func (c *receivedConn) Read(b []byte) (int, error) {
 	return n, err
 }
 
-// endsWithAlert says whether the last record is an alert, of which TLS 1.2 shows the type.
+// endsWithAlert reports whether the last record is an alert, of which TLS 1.2 shows the type.
 func (c *receivedConn) endsWithAlert() bool {
 	last := byte(0)
 	for b := c.received; len(b) >= 5; {

@@ -94,7 +94,7 @@ func (c *helloConn) Write(b []byte) (int, error) {
 
 func (c *helloConn) Read(b []byte) (int, error) { return c.p.r.Read(b) }
 
-// wholeHello says whether records hold a handshake message to its end.
+// wholeHello reports whether records hold a handshake message to its end.
 func wholeHello(records []byte) bool {
 	var message []byte
 	for len(records) >= 5 {

@@ -81,7 +81,7 @@ var tunnelWays = map[string]tunnelWay{
 	"Tunnel for this name only": {mitm.Default, mitm.Tunnel, true},
 }
 
-// asksTwice says whether the hook is asked once more when the ClientHello is there.
+// asksTwice reports whether the hook is asked once more when the ClientHello is there.
 func (w tunnelWay) asksTwice(e entry) bool {
 	return w.first == mitm.Default && (w.ca || e.name != "CONNECT")
 }

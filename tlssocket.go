@@ -34,7 +34,7 @@ type tlsSocket struct {
 	ended  bool
 	header []byte // of the record that is being read, as far as it came
 	left   int    // bytes of the record behind the header
-	alert  []byte // what came of an alert in the clear; nil: the record is something else
+	alert  []byte // what came of a plaintext alert; nil: the record is something else
 }
 
 // newTLSSocket makes s, with what it has buffered, the ground of a TLS connection.
@@ -106,7 +106,7 @@ func (s *tlsSocket) readFetched(p []byte) (int, error) {
 	return n, nil
 }
 
-// dry says whether crypto/tls has nothing that it could return before more is fetched, so that
+// dry reports whether crypto/tls has nothing that it could return before more is fetched, so that
 // it need not be asked, which costs memory. Each read that it answers takes one record at
 // least, and it asks for more only when all of them are used up.
 func (s *tlsSocket) dry() bool {
@@ -203,9 +203,9 @@ func (s *tlsSocket) follow(b []byte) {
 // encrypted (RFC 8446, sections 5.1 and 6).
 const recordAlert, alertSize = 21, 2
 
-// explain returns err, or the alert that came in the clear and may be behind it. In TLS 1.3
-// OpenSSL says so that it does not accept a certificate, because it does not encrypt yet;
-// crypto/tls takes that for a broken record.
+// explain returns err, or the plaintext alert that may have caused it. In TLS 1.3 OpenSSL refuses a
+// certificate by an unencrypted alert, because it does not encrypt yet; crypto/tls reports that as
+// a bad record.
 func (s *tlsSocket) explain(err error) error {
 	if len(s.alert) < alertSize {
 		return err
@@ -216,5 +216,5 @@ func (s *tlsSocket) explain(err error) error {
 	return &net.OpError{Op: "remote error", Err: tls.AlertError(s.alert[1])}
 }
 
-// inRecord says whether the rest of a record is still to come.
+// inRecord reports whether the rest of a record is still to come.
 func (s *tlsSocket) inRecord() bool { return s.left > 0 || len(s.header) > 0 }

@@ -71,7 +71,8 @@ func (s *stream) pendingTLS(arrived bool) bool {
 	return !isTimeout(s.fill(bufferSize)) || s.tls.broken
 }
 
-// errRemembered ends a connection of which crypto/tls reads no more, but returns an earlier error.
+// errRemembered ends a connection from which crypto/tls reads no more because it returns an earlier
+// error.
 var errRemembered = errors.New("tls: a handshake was interrupted")
 
 // renegotiatingConn is a tls.Conn that may do another handshake within a Read. In a handshake

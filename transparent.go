@@ -64,7 +64,7 @@ func (t Transparent) lookup(c *Conn) (netip.AddrPort, error) {
 	return dst, nil
 }
 
-// isDirect says whether a connection whose local address is dst came to the listener
+// isDirect reports whether a connection whose local address is dst came to the listener
 // itself: to its port, at an address of this machine.
 func isDirect(dst netip.AddrPort, listener net.Addr) bool {
 	at, ok := addrPort(listener)

@@ -265,7 +265,7 @@ func (t *trip) sendContent() (err error) {
 	return t.request.send(t.source)
 }
 
-// sourceDone survives the panic of a closer likewise.
+// sourceDone also survives a panic, of a closer that a hook put in.
 func (t *trip) sourceDone() {
 	defer func() {
 		if v := recover(); v != nil {
@@ -277,23 +277,24 @@ func (t *trip) sourceDone() {
 	}
 }
 
-// uploadingStill says whether content is yet to come from the client.
+// uploadingStill reports whether content is yet to come from the client.
 func (t *trip) uploadingStill() bool { return t.uploaded != nil && !t.request.complete.Load() }
 
-// goesOn reports whether content goes on although its answer is there. That may say no more than that
-// the request is understood; an origin that wants no more of it says that it closes the connection (RFC
-// 9112, section 9.6).
+// goesOn reports whether content is still to be sent although its response has come. That may mean
+// no more than that the request is understood; an origin that wants no more content announces that
+// it closes the connection (RFC 9112, section 9.6).
 func (t *trip) goesOn() bool {
 	return t.uploaded != nil && t.uploading.Load() != uploadEnded && !t.control.close && !t.declined()
 }
 
-// declined reports whether a client that waits for 100 (Continue) got an answer after which it sends no
-// content any more. Where it authenticates its connection it does, to keep that.
+// declined reports whether a client that waits for 100 (Continue) got a response after which it
+// sends no content. A client that authenticates its connection does send it, to keep the
+// connection.
 func (t *trip) declined() bool {
 	return t.expects && t.status.code >= 300 && !t.control.connectionBound
 }
 
-// mayWait says whether the origin has time yet: it counts from the end of the upload.
+// mayWait reports whether the origin has time yet: it counts from the end of the upload.
 func (t *trip) mayWait() bool {
 	if t.uploaded == nil || t.sentBefore {
 		return false
@@ -371,7 +372,7 @@ func (t *trip) readHead() error {
 	return nil
 }
 
-// join ends the upload and says whether it was complete.
+// join ends the upload and reports whether it was complete.
 func (t *trip) join() bool {
 	if t.uploaded == nil {
 		return true
@@ -411,7 +412,7 @@ func (t *trip) abandon() {
 	t.o = nil
 }
 
-// unwatch says whether the context of the request left the connection alone.
+// unwatch reports whether the context of the request left the connection alone.
 func (t *trip) unwatch() bool {
 	stopped := t.unhook == nil || t.unhook()
 	t.unhook = nil
@@ -441,8 +442,8 @@ func (t *trip) finish(wait bool) (sent bool) {
 	return true
 }
 
-// awaitUpload waits for the end of the upload and reports whether the origin was quiet meanwhile. One that
-// closes the connection, or says more than its answer, is not waited for.
+// awaitUpload waits for the end of the upload and reports whether the origin was quiet meanwhile.
+// If the origin closes the connection, or sends more than its answer, it does not wait.
 func (t *trip) awaitUpload() (quiet bool) {
 	if t.uploaded == nil || !t.uploading.CompareAndSwap(uploadRuns, uploadAwaited) {
 		return true

@@ -7,7 +7,8 @@ import (
 	"strings"
 )
 
-// This file knows which name an origin's certificate is verified for, see Flow.VerifiedName.
+// This file determines the name that an origin's certificate is verified for, see
+// Flow.VerifiedName.
 
 // certificateName is canonicalName for a name that a certificate must have: addresses, which it has as
 // such, have no brackets and one spelling.
@@ -19,8 +20,9 @@ func certificateName(name string) string {
 	return canonicalName(name)
 }
 
-// verifiedName is the name that certificates of connections with key are verified for. What somebody
-// else's handshake verifies, and what VerifyConnection does in place of the usual, is not known.
+// verifiedName is the name that certificates of connections with key are verified for. It is
+// unknown if StartTLS does the handshake, and with InsecureSkipVerify, whatever VerifyConnection
+// does instead.
 func (d *dialer) verifiedName(key originKey) string {
 	config := d.config
 	if key.config != nil {
@@ -35,7 +37,7 @@ func (d *dialer) verifiedName(key originKey) string {
 	return certificateName(key.serverName)
 }
 
-// identify notes what hooks are told of r, whose key is known.
+// identify stores the URL and the verified name of r, whose key is known, for the flow.
 func (p *Proxy) identify(r *route) *route {
 	r.site, r.verified = "http://"+r.authority(), ""
 	if r.key.tls {
@@ -64,7 +66,7 @@ func (h *hookedExchange) follow(u *url.URL) {
 	}
 }
 
-// follower is between two hooks: what the outer one did to URL.Host has to be known to the inner one.
+// follower stands between two hooks: the inner one has to know what the outer one did to URL.Host.
 type follower struct{ next http.RoundTripper }
 
 // RoundTrip implements http.RoundTripper.

@@ -39,7 +39,7 @@ func (w *watch) arm() {
 	w.armed = true
 }
 
-// isArmed says whether nobody else may read from the client.
+// isArmed reports whether nobody else may read from the client.
 func (w *watch) isArmed() bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()

@@ -130,7 +130,7 @@ func (c *cell) originName() string {
 	return hostName
 }
 
-// dialsItself says whether the proxy has no setting for how it dials, so that it can't be
+// dialsItself reports whether the proxy has no setting for how it dials, so that it can't be
 // given a name of the origin.
 func (c *cell) dialsItself() bool {
 	return c.target.name == "go-mitmproxy" || c.target.name == "martian" && c.scenario.http2

@@ -125,7 +125,7 @@ func (c *http2Client) check(s *http2Stream) error {
 	return nil
 }
 
-// frame handles a frame, and says whether a stream has ended.
+// frame handles a frame, and reports whether a stream has ended.
 func (c *http2Client) frame(f http2.Frame) (ended bool, err error) {
 	switch f := f.(type) {
 	case *http2.SettingsFrame:

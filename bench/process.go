@@ -87,7 +87,7 @@ func (p *process) explain(err error) error {
 	return err
 }
 
-// ended says whether the process has ended by itself (proc_pid_stat(5), state).
+// ended reports whether the process has ended by itself (proc_pid_stat(5), state).
 func (p *process) ended() bool {
 	fields := stat(p.cmd.Process.Pid)
 	return len(fields) == 0 || fields[0] == "Z"

@@ -45,10 +45,10 @@ const (
 	flow   = 64 << 20 // of a tunnel
 )
 
-// bulk says whether bytes count, not operations.
+// bulk reports whether bytes count, not operations.
 func (s *scenario) bulk() bool { return s.size >= bulkSize }
 
-// raw says whether there is no HTTP but CONNECT.
+// raw reports whether there is no HTTP but CONNECT.
 func (s *scenario) raw() bool {
 	switch s.kind {
 	case tunnels, down, up, both, ping:

@@ -106,7 +106,7 @@ func (s *site) freePort() (port int, err error) {
 	return port, err
 }
 
-// answers says whether somebody listens on a port.
+// answers reports whether somebody listens on a port.
 func (s *site) answers(port int) (ok bool) {
 	s.do(func() {
 		nc, err := net.Dial("tcp", loopback(port))

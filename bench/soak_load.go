@@ -28,7 +28,7 @@ func newSoakLoad(seed uint64, roots string) *soakLoad {
 	return l
 }
 
-// over says whether there is to be no more load.
+// over reports whether there is to be no more load.
 func (l *soakLoad) over(ctx context.Context) bool {
 	select {
 	case <-l.stopped:

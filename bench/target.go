@@ -22,9 +22,9 @@ type target struct {
 	// forward says that it is told where to go. Other proxies know only one origin, or
 	// find out the destination by redirection.
 	forward bool
-	// slow says whether a quick run leaves s out. Nil: none.
+	// slow reports whether a quick run leaves s out. Nil: none.
 	slow func(s *scenario) bool
-	// can says whether the target can do s, and does it in a way that can be compared.
+	// can reports whether the target can do s, and does it in a way that can be compared.
 	can func(s *scenario) bool
 	// start gets a proxy going. It is nil for direct.
 	start func(ctx context.Context, c *cell) (*proxy, error)
@@ -57,7 +57,7 @@ func (o options) targetsOf(s scenario) (list []target) {
 	return list
 }
 
-// leavesOut says whether the flags leave out a target.
+// leavesOut reports whether the flags leave out a target.
 func (o options) leavesOut(t target, s *scenario) bool {
 	quick := o.quick && o.targets.String() == ""
 	return !o.targets.MatchString(t.name) || quick && t.slow != nil && t.slow(s)

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# The HTTP server of Node.js takes request lines of RTSP and of Icecast's sources for HTTP.
+# The HTTP server of Node.js accepts request lines of RTSP and of Icecast sources as HTTP.
 #
-# Guess: a request line that ends in RTSP/1.0 or ICE/1.0 is no HTTP, so a server of HTTP answers 400.
-# Seen with Node.js 22.20.0 (llhttp) and 20.20.2: each reaches the request handler like one of HTTP/1.0, with
-# any method: GET, DESCRIBE, SOURCE. Only a version with another name is refused. An intermediary that lets
-# "GET /x RTSP/1.0" pass as a protocol that it does not read lets a request of HTTP pass.
-# (RFC 7826 has methods of its own; OPTIONS is the only one that it shares with HTTP.)
+# Expected: a request line that ends in RTSP/1.0 or ICE/1.0 is not HTTP, so an HTTP server answers 400.
+# Seen with Node.js 22.20.0 (llhttp) and 20.20.2: such a request reaches the request handler as HTTP/1.0, with
+# any method: GET, DESCRIBE, SOURCE. Only versions with another name are refused. So an intermediary that relays
+# "GET /x RTSP/1.0" as a protocol that it does not read relays an HTTP request.
+# (RTSP, RFC 7826, has methods of its own; OPTIONS is the only one that it shares with HTTP.)
 set -euo pipefail
 dir=$(mktemp -d)
 trap 'rm -rf "$dir"' EXIT

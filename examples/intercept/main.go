@@ -1,4 +1,4 @@
-// Intercept is an HTTP and SOCKS5 proxy that opens TLS and prints a line for every exchange
+// Intercept is an HTTP and SOCKS5 proxy that intercepts TLS and prints a line for every exchange
 // inside. Clients have to trust its certificate, which is in the directory given by -cadir,
 // and at http://mitm.invalid/ through the proxy:
 // curl --proxy http://127.0.0.1:8080 --cacert mitm-ca/mitm-ca.pem https://example.com/

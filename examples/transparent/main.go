@@ -23,7 +23,7 @@ func main() {
 	flag.BoolVar(&mode.TPROXY, "tproxy", false, "for TPROXY rules instead of redirects")
 	flag.BoolVar(&mode.SpoofSource, "spoof", false, "connect to origins from the client's address")
 	flag.IntVar(&mode.Mark, "mark", 0, "firewall `mark` of the proxy's own connections")
-	cadir := flag.String("cadir", "", "`directory` of a CA to open TLS with, made if it is not there; empty: TLS is tunnelled")
+	cadir := flag.String("cadir", "", "`directory` of a CA to intercept TLS with, made if it is not there; empty: TLS is tunnelled")
 	flag.Parse()
 	run := func() error { return serve(mode, *addr, *cadir) }
 	if *demo {
