@@ -42,15 +42,13 @@ func (h *hookedExchange) eachReturned(f func(*hookedTrip)) {
 
 // settle ends those calls, after their content has been sent if wait is set, and reports whether
 // there were any.
-func (h *hookedExchange) settle(wait bool, which func(*hookedTrip) bool) (found bool) {
+func (h *hookedExchange) settle(wait bool, which func(*hookedTrip) bool) {
 	h.eachReturned(func(t *hookedTrip) {
 		if which(t) {
-			found = true
 			t.close()
 			t.settle(wait)
 		}
 	})
-	return found
 }
 
 // contentGoesOn reports whether the client's content is still being sent.
@@ -60,19 +58,19 @@ func (h *hookedExchange) contentGoesOn() (goesOn bool) {
 }
 
 // awaitContent waits for content that is still being sent after the client has got the response.
-func (h *hookedExchange) awaitContent() {
-	found := h.settle(true, (*hookedTrip).isPending)
-	h.eachReturned(func(t *hookedTrip) { found = t.awaitHTTP2() || found })
-	if found {
-		h.drain() // of what a hook put in its place
+func (h *hookedExchange) awaitContent(closing bool) {
+	h.settle(true, (*hookedTrip).isPending)
+	h.eachReturned((*hookedTrip).awaitHTTP2)
+	if !closing {
+		h.drain() // of what a hook put in its place; it could not be done as long as that went on
 	}
 }
 
 // awaitHTTP2 does the same in HTTP/2, where a stream ends when both directions are complete, or
 // when the content stalls.
-func (t *hookedTrip) awaitHTTP2() (found bool) {
+func (t *hookedTrip) awaitHTTP2() {
 	if t.up == nil || !t.up.ended.Load() || t.up.closed.Load() {
-		return false
+		return
 	}
 	t.up.sweeper.watch(t.up)
 	defer t.up.sweeper.forget(t.up)
@@ -80,5 +78,4 @@ func (t *hookedTrip) awaitHTTP2() (found bool) {
 	case <-t.up.through:
 	case <-t.ctx.Done():
 	}
-	return true
 }

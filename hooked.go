@@ -352,7 +352,7 @@ func (h *hookedExchange) sendResponse(x *exchange, out *readerSource) (err error
 		if out.giveBack(); h.contentGoesOn() {
 			x.endResponse()
 		}
-		h.awaitContent()
+		h.awaitContent(out.closing)
 	}
 	return err
 }

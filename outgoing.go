@@ -220,6 +220,9 @@ func (h *hookedExchange) outgoing(x *exchange, res *http.Response) (src *readerS
 		return nil, err
 	}
 	goesOn := h.contentGoesOn()
+	if !goesOn && res.Body != h.own { // what went on before may have been in the way of it
+		h.drain()
+	}
 	f, src, err := h.responseContent(res, x.method)
 	if err != nil {
 		src.done()
