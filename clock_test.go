@@ -230,3 +230,26 @@ func TestR69_HTTP2Origin(t *testing.T) {
 		}
 	})
 }
+
+// What an origin says before its answer gives it no more time for that.
+func TestR69_InterimThenSilence(t *testing.T) {
+	inBubble(t, func(t *testing.T, p *mitm.Proxy) {
+		p.ResponseTimeout, p.ContentTimeout = 2*time.Second, time.Minute
+		c := inMemory(t, p, func(c *peer) {
+			c.tryHead()
+			c.send("HTTP/1.1 100 Continue\r\n\r\n")
+			c.rest()
+		})
+		c.send(headTo("origin.test", "POST", "/", "Content-Length: 10", "Expect: 100-continue"))
+		c.wantStatus(100)
+		for range 10 {
+			time.Sleep(7 * time.Second)
+			c.send("x")
+		}
+		start := time.Now()
+		c.wantStatus(504)
+		if d := time.Since(start); d < p.ResponseTimeout || d > 2*p.ResponseTimeout {
+			t.Errorf("it ended after %v", d)
+		}
+	})
+}

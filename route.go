@@ -126,12 +126,21 @@ func (r *route) bind(o *origin) {
 	}
 	if r.bound = o; r.over && o != nil {
 		r.bound = nil
-		o.s.close()
+		defer o.close()
 	}
 	r.mu.Unlock()
 	if old != nil {
 		old.close()
 	}
+}
+
+// keep binds o, which is idle, and has it watched.
+func (r *route) keep(o *origin, p *pool) {
+	if o.s.low == nil {
+		o.listen(p, func() { r.woken(o, &p.parking) })
+	}
+	r.bind(o)
+	r.settle(o, &p.parking)
 }
 
 // settle has o, which is bound, watched when it was idle for a while, see pool.settle.

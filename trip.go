@@ -310,7 +310,7 @@ func (t *trip) readResponse() error {
 			return err
 		}
 		if t.uploaded != nil {
-			t.clock.start(t.o.s)
+			t.clock.start(t.o.s, t.status.code/100 != 1)
 		}
 		if t.status.code == 101 && (!t.mayUpgrade() || !t.join()) { // a tunnel begins behind the content
 			return errUpgrade
@@ -471,8 +471,7 @@ func (t *trip) keep() {
 		o.s.close()
 	case o.bound:
 		o.reused = true
-		t.route.bind(o)
-		t.route.settle(o, &t.origins.pool.parking)
+		t.route.keep(o, t.origins.pool)
 	default:
 		t.origins.pool.put(o)
 	}
