@@ -239,7 +239,7 @@ func (t *trip) upload() {
 	case isSendError(err) && isTimeout(err): // nothing was taken for so long: there is no answer to wait for
 		t.o.s.reset()
 	case isSendError(err):
-		if _, ok := t.owner.(*exchange); ok { // an origin that takes no more may have answered
+		if _, ok := t.owner.(*exchange); ok && !all { // an origin that takes no more may have answered
 			t.client.ignore()
 		}
 	default:
