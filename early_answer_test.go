@@ -1,6 +1,7 @@
 package mitm_test
 
 import (
+	"context"
 	"crypto/tls"
 	"errors"
 	"fmt"
@@ -460,4 +461,36 @@ func TestR68_OwnAnswers(t *testing.T) {
 		}
 		c.closed()
 	}
+}
+
+// It is so with connections of every kind, on both sides.
+func TestR68_Conns(t *testing.T) {
+	eachConnKind(t, func(t *testing.T, k connKind) {
+		eachEngine(t, func(t *testing.T, p *mitm.Proxy) {
+			h := newHasty(accepted)
+			p.Dial = func(context.Context, string, string) (net.Conn, error) {
+				ours, theirs := k.pair(t)
+				go func() {
+					defer theirs.Close()
+					h.serve(newPeer(t, theirs))
+				}()
+				return ours, nil
+			}
+			ours, theirs := k.pair(t)
+			served := make(chan error, 1)
+			go func() { served <- p.ServeConn(t.Context(), ours) }()
+			c := newPeer(t, theirs)
+			for _, upload := range uploads {
+				c.send("POST http://origin.test/ HTTP/1.1\r\nHost: origin.test\r\n" + upload[0])
+				if got := c.head() + c.read(2); got != accepted {
+					t.Fatalf("got %q", got)
+				}
+				c.send(upload[1])
+				wantSeen(t, h.seen, "1 POST "+upload[2])
+			}
+			theirs.Close()
+			<-served
+			p.Close()
+		})
+	})
 }

@@ -165,9 +165,6 @@ func (p *pool) get(key originKey) *origin {
 func (p *pool) put(o *origin) {
 	o.reused = true
 	o.idleSince = time.Now()
-	if o.s.low == nil {
-		o.listen(p, func() { p.woken(o) })
-	}
 	if !p.push(o) {
 		o.close()
 	}
@@ -193,7 +190,11 @@ func (p *pool) push(o *origin) bool {
 	}
 	p.idle[o.key] = slices.Insert(list, i, o)
 	p.count++
-	if o.s != nil && o.s.low != nil && !p.settling {
+	switch {
+	case o.s == nil:
+	case o.s.low == nil:
+		o.listen(p, func() { p.woken(o) })
+	case !p.settling:
 		p.settle()
 	}
 	if p.reaper == nil && p.keep > 0 {

@@ -134,33 +134,28 @@ func (r *route) bind(o *origin) {
 	}
 }
 
-// keep binds o, which is idle, and has it watched.
-func (r *route) keep(o *origin, p *pool) {
-	if o.s.low == nil {
-		o.listen(p, func() { r.woken(o, &p.parking) })
-	}
-	r.bind(o)
-	r.settle(o, &p.parking)
-}
-
 // settle has o, which is bound, watched when it was idle for a while, see pool.settle.
-func (r *route) settle(o *origin, p *parking) {
+func (r *route) settle(o *origin, p *pool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.bound != o || o.s.low == nil {
+	if r.bound != o {
+		return
+	}
+	if o.s.low == nil {
+		o.listen(p, func() { r.woken(o, p) })
 		return
 	}
 	r.idle = time.AfterFunc(settleTime, func() {
 		r.mu.Lock()
 		defer r.mu.Unlock()
 		if r.bound == o {
-			o.unpark = p.park(o.s, func() { r.woken(o, p) })
+			o.unpark = p.parking.park(o.s, func() { r.woken(o, p) })
 		}
 	})
 }
 
 // woken closes o if something has happened that speaks against its use.
-func (r *route) woken(o *origin, p *parking) {
+func (r *route) woken(o *origin, p *pool) {
 	r.mu.Lock()
 	if r.bound != o {
 		r.mu.Unlock()

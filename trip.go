@@ -471,7 +471,8 @@ func (t *trip) keep() {
 		o.s.close()
 	case o.bound:
 		o.reused = true
-		t.route.keep(o, t.origins.pool)
+		t.route.bind(o)
+		t.route.settle(o, t.origins.pool)
 	default:
 		t.origins.pool.put(o)
 	}
