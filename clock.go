@@ -12,11 +12,14 @@ type clock struct {
 	limit  time.Duration
 	client *stream // nil: it speaks HTTP/2, which has a clock of its own
 	origin atomic.Pointer[stream]
+	final  atomic.Bool  // its answer has begun: until then ResponseTimeout counts there
 	last   atomic.Int64 // when deadlines were put off, in Unix nanoseconds; 0: it does not run
 }
 
-// start is called when a head has come from the origin while content goes there still.
-func (c *clock) start(origin *stream) {
+// start is called when a head, of its answer if it is final, has come from the origin while content goes
+// there still.
+func (c *clock) start(origin *stream, final bool) {
+	c.final.Store(final)
 	c.origin.Store(origin)
 	if c.limit > 0 {
 		c.last.CompareAndSwap(0, 1)
@@ -35,9 +38,13 @@ func (c *clock) tick() {
 	}
 	by := now.Add(c.limit)
 	if c.client != nil {
-		c.client.putOff(by)
+		c.client.putOffRead(by)
+		c.client.putOffWrite(by)
 	}
 	if origin := c.origin.Load(); origin != nil {
-		origin.putOff(by)
+		origin.putOffWrite(by)
+		if c.final.Load() {
+			origin.putOffRead(by)
+		}
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"crypto/tls"
 	"fmt"
 	"io"
+	"net/http"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -228,5 +229,52 @@ func TestR69_HTTP2Origin(t *testing.T) {
 		if got := c.read(5); got != "0\r\n\r\n" {
 			t.Errorf("got %q", got)
 		}
+	})
+}
+
+// What an origin says before its answer gives it no more time for that.
+func TestR69_InterimThenSilence(t *testing.T) {
+	inBubble(t, func(t *testing.T, p *mitm.Proxy) {
+		p.ResponseTimeout, p.ContentTimeout = 2*time.Second, time.Minute
+		c := inMemory(t, p, func(c *peer) {
+			c.tryHead()
+			c.send("HTTP/1.1 100 Continue\r\n\r\n")
+			c.rest()
+		})
+		c.send(headTo("origin.test", "POST", "/", "Content-Length: 10", "Expect: 100-continue"))
+		c.wantStatus(100)
+		for range 10 {
+			time.Sleep(7 * time.Second)
+			c.send("x")
+		}
+		start := time.Now()
+		c.wantStatus(504)
+		if d := time.Since(start); d < p.ResponseTimeout || d > 2*p.ResponseTimeout {
+			t.Errorf("it ended after %v", d)
+		}
+	})
+}
+
+// What is left of content that a hook has replaced does not hold the answer up, however long the clock ran.
+func TestR69_ReplacedContent(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		hook := wrapping(func(next http.RoundTripper, req *http.Request) (*http.Response, error) {
+			req.Body, req.ContentLength = io.NopCloser(strings.NewReader(strings.Repeat("x", 1<<20))), 1<<20
+			res, err := next.RoundTrip(req)
+			time.Sleep(time.Minute)
+			return res, err
+		})
+		c := inMemory(t, &mitm.Proxy{Hooks: []mitm.Hook{hook}}, func(c *peer) {
+			head, _ := c.tryHead()
+			c.send("HTTP/1.1 102 Processing\r\n\r\n")
+			c.skipContent(head)
+			c.send(ok200)
+		})
+		c.send(headTo("origin.test", "POST", "/", "Content-Length: 10"))
+		start := time.Now()
+		time.AfterFunc(time.Minute+50*time.Millisecond, func() { c.send("01234") }) // some of it, and no more
+		c.wantStatus(102)
+		c.wantStatus(200)
+		wantElapsed(t, start, time.Minute)
 	})
 }

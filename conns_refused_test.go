@@ -8,6 +8,8 @@ import (
 	"net"
 	"net/http"
 	"strings"
+	"sync/atomic"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -171,4 +173,63 @@ type unclosable struct {
 func (c unclosable) Close() error {
 	<-c.over
 	return nil
+}
+
+// What follows a content that the origin did not take to its end is another request, and not thrown away
+// with it.
+func TestR64_RequestAfterUnwantedContent(t *testing.T) {
+	eachConnKind(t, func(t *testing.T, k connKind) {
+		eachEngine(t, func(t *testing.T, p *mitm.Proxy) {
+			asked := make(chan bool, 2)
+			p.Dial = func(context.Context, string, string) (net.Conn, error) {
+				near, far := memPipe()
+				refused := make(chan struct{})
+				go func() {
+					defer far.Close()
+					c := newPeer(t, far)
+					head, _ := c.tryHead()
+					asked <- true
+					if strings.HasPrefix(head, "GET") {
+						c.send(ok200)
+						return
+					}
+					<-refused
+					c.send("HTTP/1.1 413 Content Too Large\r\nConnection: close\r\nContent-Length: 0\r\n\r\n")
+				}()
+				return &takesOneWrite{wrapper: wrapper{near}, refused: refused}, nil
+			}
+			ours, theirs := k.pair(t)
+			served := make(chan error, 1)
+			go func() { served <- p.ServeConn(t.Context(), ours) }()
+			c := newPeer(t, theirs)
+			c.send(headTo("origin.test", "POST", "/", "Content-Length: 10"))
+			<-asked
+			c.send("0123456789")
+			if res, _ := c.response("POST"); res.StatusCode != 413 || res.Close {
+				t.Fatalf("%s, close %v", res.Status, res.Close)
+			}
+			c.send(headTo("origin.test", "GET", "/"))
+			c.wantStatus(200)
+			theirs.Close()
+			<-served
+			p.Close()
+		})
+	})
+}
+
+// takesOneWrite fails from the second one on.
+type takesOneWrite struct {
+	wrapper
+	n       atomic.Int32
+	refused chan struct{}
+}
+
+func (c *takesOneWrite) Write(p []byte) (int, error) {
+	switch c.n.Add(1) {
+	case 1:
+		return c.wrapper.Write(p)
+	case 2:
+		close(c.refused)
+	}
+	return 0, syscall.EPIPE
 }

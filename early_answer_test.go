@@ -1,6 +1,7 @@
 package mitm_test
 
 import (
+	"context"
 	"crypto/tls"
 	"errors"
 	"fmt"
@@ -412,28 +413,36 @@ func TestR68_HookReadsContent(t *testing.T) {
 
 // Towards an origin that speaks HTTP/2 it is the same.
 func TestR68_HTTP2Origin(t *testing.T) {
-	eachEngine(t, func(t *testing.T, p *mitm.Proxy) {
-		seen := make(chan string, 8)
-		cert, roots := exampleCert()
-		config := &tls.Config{Certificates: []tls.Certificate{cert}, NextProtos: []string{"h2"}}
-		addr, _ := tlsOrigin(t, onlyHTTP2(config), func(tc *tls.Conn) {
-			c := newH2Peer(t, tc, false)
-			for s := c.accept(); s != nil; s = c.accept() {
-				c.headers(s.id, false, ":status", "202")
-				c.data(s.id, true, "ok")
-				c.until(s.over)
-				seen <- s.outcome() + s.body.String()
+	eachConnKind(t, func(t *testing.T, k connKind) {
+		eachEngine(t, func(t *testing.T, p *mitm.Proxy) {
+			seen := make(chan string, 8)
+			cert, roots := exampleCert()
+			config := &tls.Config{Certificates: []tls.Certificate{cert}, NextProtos: []string{"h2"}}
+			addr, _ := tlsOrigin(t, onlyHTTP2(config), func(tc *tls.Conn) {
+				c := newH2Peer(t, tc, false)
+				for s := c.accept(); s != nil; s = c.accept() {
+					c.headers(s.id, false, ":status", "202")
+					c.data(s.id, true, "ok")
+					c.until(s.over)
+					seen <- s.outcome() + s.body.String()
+				}
+			}, nil)
+			i := intercept(t, p, addr, roots)
+			i.open = func() net.Conn {
+				ours, theirs := k.pair(t)
+				go p.ServeConn(context.Background(), ours)
+				return theirs
 			}
-		}, nil)
-		c := newPeer(t, intercept(t, p, addr, roots).tls("http/1.1"))
-		for _, upload := range uploads {
-			c.send("POST / HTTP/1.1\r\nHost: example.com\r\n" + upload[0])
-			if res, body := c.response("POST"); res.StatusCode != 202 || body != "ok" || res.Close {
-				t.Fatalf("%s %q, close %v", res.Status, body, res.Close)
+			c := newPeer(t, i.tls("http/1.1"))
+			for _, upload := range uploads {
+				c.send("POST / HTTP/1.1\r\nHost: example.com\r\n" + upload[0])
+				if res, body := c.response("POST"); res.StatusCode != 202 || body != "ok" || res.Close {
+					t.Fatalf("%s %q, close %v", res.Status, body, res.Close)
+				}
+				c.send(upload[1])
+				wantSeen(t, seen, upload[2])
 			}
-			c.send(upload[1])
-			wantSeen(t, seen, upload[2])
-		}
+		})
 	})
 }
 
@@ -460,4 +469,36 @@ func TestR68_OwnAnswers(t *testing.T) {
 		}
 		c.closed()
 	}
+}
+
+// It is so with connections of every kind, on both sides.
+func TestR68_Conns(t *testing.T) {
+	eachConnKind(t, func(t *testing.T, k connKind) {
+		eachEngine(t, func(t *testing.T, p *mitm.Proxy) {
+			h := newHasty(accepted)
+			p.Dial = func(context.Context, string, string) (net.Conn, error) {
+				ours, theirs := k.pair(t)
+				go func() {
+					defer theirs.Close()
+					h.serve(newPeer(t, theirs))
+				}()
+				return ours, nil
+			}
+			ours, theirs := k.pair(t)
+			served := make(chan error, 1)
+			go func() { served <- p.ServeConn(t.Context(), ours) }()
+			c := newPeer(t, theirs)
+			for _, upload := range uploads {
+				c.send("POST http://origin.test/ HTTP/1.1\r\nHost: origin.test\r\n" + upload[0])
+				if got := c.head() + c.read(2); got != accepted {
+					t.Fatalf("got %q", got)
+				}
+				c.send(upload[1])
+				wantSeen(t, h.seen, "1 POST "+upload[2])
+			}
+			theirs.Close()
+			<-served
+			p.Close()
+		})
+	})
 }

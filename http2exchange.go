@@ -266,7 +266,7 @@ func (x *http2Exchange) fail(err error) {
 
 // blame is client.blame for a stream.
 func (x *http2Exchange) blame(err error) error {
-	if err == nil || x.ctx.Err() == nil {
+	if err == nil || x.ctx.Err() == nil && x.client.ctx.Err() == nil { // the latter ends first
 		return err
 	}
 	return because(err, x.cause())

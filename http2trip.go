@@ -38,7 +38,7 @@ func (t *hookedTrip) overHTTP2(c *http2Origin, req *http.Request) (*http.Respons
 		return nil, t.failed(c, body, err)
 	}
 	if t.status.code = res.StatusCode; t.up != nil {
-		t.h.clock.start(nil)
+		t.h.clock.start(nil, true)
 	}
 	t.control.framing = framing{kind: chunked}
 	if res.ContentLength >= 0 {

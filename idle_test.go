@@ -9,6 +9,7 @@ import (
 	"sync"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"example.com/mitm"
 )
@@ -80,4 +81,39 @@ func TestR67_ClosedWhileIdleInMemory(t *testing.T) {
 		client.Close()
 		p.Close()
 	})
+}
+
+// One that is bound to its client is noticed as well, and what it says while it is idle answers nothing.
+func TestR67_BoundInMemory(t *testing.T) {
+	for name, farewell := range map[string]string{"closed": "", "surplus": "HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\n\r\n"} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, func(t *testing.T, p *mitm.Proxy) {
+				p.IdleTimeout = -1
+				l := newMemListener()
+				var running sync.WaitGroup
+				l.serve(&running, func(nc net.Conn) {
+					c := newTimelessPeer(t, nc)
+					c.head()
+					c.send(strings.Replace(ok200, "\r\n", "\r\nWWW-Authenticate: NTLM\r\n", 1))
+					time.Sleep(time.Second)
+					c.send(farewell)
+					nc.(*memConn).CloseWrite()
+					c.closed()
+				})
+				p.Dial = l.Dial
+				client, server := memPipe()
+				running.Go(func() { p.ServeConn(context.Background(), server) })
+				c := newTimelessPeer(t, client)
+				for range 2 {
+					c.send(headTo("origin.test", "POST", "/", "Content-Length: 0"))
+					c.wantStatus(200)
+					time.Sleep(time.Minute)
+				}
+				client.Close()
+				p.Close()
+				l.Close()
+				running.Wait()
+			})
+		})
+	}
 }

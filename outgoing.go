@@ -233,7 +233,7 @@ func (h *hookedExchange) outgoing(x *exchange, res *http.Response) (src *readerS
 		!goesOn && h.unread() || x.client.p.closing.Load()
 	src.closing = w.close
 	x.reply.start(x.client.s, w.framing, x.client.p.limits.contentTime)
-	x.reply.last = h.unread() && !h.busy()
+	x.reply.last = !goesOn && h.unread() && !h.busy()
 	w.describe(res.Header)
 	x.reply.out = appendStatusLine(x.reply.out, res.StatusCode, reason)
 	x.reply.out = w.appendTo(x.reply.out)

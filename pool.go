@@ -81,11 +81,8 @@ func (o *origin) choseHTTP2() bool {
 }
 
 // listen reads from an idle connection that can't be probed, because it is no socket. What
-// the read ends with tells whether it may be used again; p is told so if it may not.
-func (o *origin) listen(p *pool) {
-	if o.s.low != nil {
-		return
-	}
+// the read ends with tells whether it may be used again; woken is called if it may not.
+func (o *origin) listen(p *pool, woken func()) {
 	listening := make(chan error, 1)
 	o.listening = listening
 	o.s.readWithin(0)
@@ -93,7 +90,7 @@ func (o *origin) listen(p *pool) {
 		err := o.s.fill(bufferSize)
 		listening <- err
 		if !isTimeout(err) {
-			p.woken(o)
+			woken()
 		}
 	})
 }
@@ -168,7 +165,7 @@ func (p *pool) get(key originKey) *origin {
 func (p *pool) put(o *origin) {
 	o.reused = true
 	o.idleSince = time.Now()
-	if o.listen(p); !p.push(o) {
+	if !p.push(o) {
 		o.close()
 	}
 }
@@ -193,7 +190,11 @@ func (p *pool) push(o *origin) bool {
 	}
 	p.idle[o.key] = slices.Insert(list, i, o)
 	p.count++
-	if o.s != nil && o.s.low != nil && !p.settling {
+	switch {
+	case o.s == nil:
+	case o.s.low == nil:
+		o.listen(p, func() { p.woken(o) })
+	case !p.settling:
 		p.settle()
 	}
 	if p.reaper == nil && p.keep > 0 {

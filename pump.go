@@ -281,13 +281,14 @@ func (p *pump) end(f func() error) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	again := p.closed
-	p.shut(f)
-	p.setLimit(&p.rd, time.Time{})
-	p.setLimit(&p.wd, time.Now().Add(pumpGrace))
+	if p.shut(f); !again { // else what is left of the time counts
+		p.setLimit(&p.rd, time.Time{})
+		p.setLimit(&p.wd, time.Now().Add(pumpGrace))
+	}
 	for !p.wd.passed && (p.reading || p.writing || !p.ended) {
 		p.changed.Wait()
 	}
-	p.setLimit(&p.wd, time.Time{})
+	p.wd.timer.Stop()
 	if again {
 		return net.ErrClosed
 	}

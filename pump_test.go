@@ -134,3 +134,38 @@ func TestPumpTypes(t *testing.T) {
 	}
 	pipe.Close()
 }
+
+// However many close a connection that does not react to that, each waits for it no longer than it may.
+func TestPumpClosedTwice(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a, b := net.Pipe()
+		over := make(chan bool)
+		p := pumped(stuck{a, over})
+		closed := make(chan bool, 2)
+		go func() { p.Close(); closed <- true }()
+		time.Sleep(pumpGrace / 2)
+		go func() { p.abort(); closed <- true }()
+		for range 2 {
+			select {
+			case <-closed:
+			case <-time.After(time.Hour):
+				t.Error("it hangs")
+			}
+		}
+		close(over)
+		synctest.Wait()
+		a.Close()
+		b.Close()
+	})
+}
+
+// stuck hangs in Close.
+type stuck struct {
+	net.Conn
+	over chan bool
+}
+
+func (s stuck) Close() error {
+	<-s.over
+	return nil
+}

@@ -126,7 +126,7 @@ func (r *route) bind(o *origin) {
 	}
 	if r.bound = o; r.over && o != nil {
 		r.bound = nil
-		o.s.close()
+		defer o.close()
 	}
 	r.mu.Unlock()
 	if old != nil {
@@ -135,23 +135,27 @@ func (r *route) bind(o *origin) {
 }
 
 // settle has o, which is bound, watched when it was idle for a while, see pool.settle.
-func (r *route) settle(o *origin, p *parking) {
+func (r *route) settle(o *origin, p *pool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.bound != o || o.s.low == nil {
+	if r.bound != o {
+		return
+	}
+	if o.s.low == nil {
+		o.listen(p, func() { r.woken(o, p) })
 		return
 	}
 	r.idle = time.AfterFunc(settleTime, func() {
 		r.mu.Lock()
 		defer r.mu.Unlock()
 		if r.bound == o {
-			o.unpark = p.park(o.s, func() { r.woken(o, p) })
+			o.unpark = p.parking.park(o.s, func() { r.woken(o, p) })
 		}
 	})
 }
 
 // woken closes o if something has happened that speaks against its use.
-func (r *route) woken(o *origin, p *parking) {
+func (r *route) woken(o *origin, p *pool) {
 	r.mu.Lock()
 	if r.bound != o {
 		r.mu.Unlock()

@@ -313,15 +313,21 @@ func (s *stream) writeWithin(d time.Duration) {
 	}
 }
 
-// putOff gives a read and a write that may be under way until by, if they have a deadline that comes first.
-// Any goroutine may call it.
-func (s *stream) putOff(by time.Time) {
+// putOffRead gives a read that may be under way until by, if it has a deadline that comes first. Any
+// goroutine may call it.
+func (s *stream) putOffRead(by time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if !s.interrupted && !s.readEnd.IsZero() && s.readEnd.Before(by) {
 		s.readEnd = by
 		s.nc.SetReadDeadline(by)
 	}
+}
+
+// putOffWrite is putOffRead for a write.
+func (s *stream) putOffWrite(by time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	if !s.hurried && !s.writeEnd.IsZero() && s.writeEnd.Before(by) {
 		s.writeEnd = by
 		s.nc.SetWriteDeadline(by)

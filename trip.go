@@ -239,7 +239,7 @@ func (t *trip) upload() {
 	case isSendError(err) && isTimeout(err): // nothing was taken for so long: there is no answer to wait for
 		t.o.s.reset()
 	case isSendError(err):
-		if _, ok := t.owner.(*exchange); ok { // an origin that takes no more may have answered
+		if _, ok := t.owner.(*exchange); ok && !all { // an origin that takes no more may have answered
 			t.client.ignore()
 		}
 	default:
@@ -311,7 +311,7 @@ func (t *trip) readResponse() error {
 			return err
 		}
 		if t.uploaded != nil {
-			t.clock.start(t.o.s)
+			t.clock.start(t.o.s, t.status.code/100 != 1)
 		}
 		if t.status.code == 101 && (!t.mayUpgrade() || !t.join()) { // a tunnel begins behind the content
 			return errUpgrade
@@ -473,7 +473,7 @@ func (t *trip) keep() {
 	case o.bound:
 		o.reused = true
 		t.route.bind(o)
-		t.route.settle(o, &t.origins.pool.parking)
+		t.route.settle(o, t.origins.pool)
 	default:
 		t.origins.pool.put(o)
 	}
