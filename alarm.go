@@ -14,9 +14,10 @@ type alarm struct {
 	look  func() (rest time.Duration) // 0 or less: never again
 	ended chan struct{}               // closed when look is not called any more
 
-	mu    sync.Mutex
-	timer *time.Timer
-	off   bool
+	mu     sync.Mutex
+	timer  *time.Timer
+	sooner time.Duration // what reset asked for while look was running; 0: nothing
+	off    bool
 }
 
 func newAlarm(d time.Duration, look func() time.Duration) *alarm {
@@ -36,6 +37,9 @@ func (a *alarm) ring() {
 	rest := a.look()
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	if a.sooner > 0 {
+		rest, a.sooner = min(rest, a.sooner), 0
+	}
 	if rest > 0 && !a.off {
 		a.timer.Reset(rest)
 		return
@@ -48,8 +52,12 @@ func (a *alarm) ring() {
 func (a *alarm) reset(d time.Duration) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if !a.off && a.timer.Stop() {
+	switch {
+	case a.off:
+	case a.timer.Stop():
 		a.timer.Reset(d)
+	default:
+		a.sooner = d
 	}
 }
 

@@ -13,7 +13,7 @@ import (
 // it was given for an origin can have no other deadlines than that.
 func hasDeadlines(nc net.Conn) bool {
 	switch nc := nc.(type) {
-	case *net.TCPConn, *net.UnixConn, *pump, *tlsSocket, *http2Tunnel:
+	case *net.TCPConn, *net.UnixConn, interface{ deadlinesWork() }:
 		return true
 	case *tls.Conn:
 		return hasDeadlines(nc.NetConn())

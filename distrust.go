@@ -45,48 +45,34 @@ func (d distrust) isLong() bool { return len(d.name)+len(d.addr) > maxKeyNames }
 // distrusts remembers for a while which clients have refused our certificates, if the embedder
 // wants that, and which seem to have.
 type distrusts struct {
-	life  time.Duration // 0 or less: not at all
-	clock atomic.Uint64
+	life    time.Duration // 0 or less: not at all
+	clock   atomic.Uint64
+	refused memory[distrust, struct{}]
 
-	mu    sync.Mutex
-	until map[distrust]time.Time
-	idle  map[distrust]moment // when a connection ended that nothing came of
-	spoke map[distrust]uint64 // when, in ticks, the client last sent something
-}
-
-// moment is a time, and its place in the order of events, which the time alone does not tell.
-type moment struct {
-	tick uint64
-	at   time.Time
+	mu    sync.Mutex               // of both together
+	idle  memory[distrust, uint64] // when, in ticks, a connection ended that nothing came of
+	spoke memory[distrust, uint64] // when the client last sent something
 }
 
 const (
-	// maxDistrusts bounds what is remembered, of each kind.
-	maxDistrusts = 4096
 	// suspicionLife is how long a client is suspected.
 	suspicionLife = 10 * time.Minute
+	// spokeLife is longer than connections stay open on which nothing is sent.
+	spokeLife = 24 * time.Hour
 )
 
 // now returns the time in ticks.
 func (ds *distrusts) now() uint64 { return ds.clock.Add(1) }
 
 func (ds *distrusts) has(d distrust) bool {
-	if ds.life <= 0 {
-		return false
-	}
-	ds.mu.Lock()
-	defer ds.mu.Unlock()
-	return time.Now().Before(ds.until[d])
+	_, ok := ds.refused.get(d)
+	return ok
 }
 
 func (ds *distrusts) put(d distrust) {
-	if ds.life <= 0 || d.isLong() {
-		return
+	if ds.life > 0 && !d.isLong() {
+		ds.refused.put(d, struct{}{}, ds.life, d.client)
 	}
-	ds.mu.Lock()
-	defer ds.mu.Unlock()
-	ds.until = room(ds.until)
-	ds.until[d] = time.Now().Add(ds.life)
 }
 
 // suspect notes that the client, which has known our certificate since then, ended a connection
@@ -98,17 +84,15 @@ func (ds *distrusts) suspect(d distrust, since uint64) bool {
 	}
 	ds.mu.Lock()
 	defer ds.mu.Unlock()
-	if ds.spoke[d] > since {
+	if spoke, _ := ds.spoke.get(d); spoke > since {
 		return false
 	}
-	before, ok := ds.idle[d]
-	ok = ok && time.Since(before.at) < suspicionLife
-	if ok && before.tick > since { // both were open at once: one sign
+	before, again := ds.idle.get(d)
+	if again && before > since { // both were open at once: one sign
 		return false
 	}
-	ds.idle = room(ds.idle)
-	ds.idle[d] = moment{ds.now(), time.Now()}
-	return ok
+	ds.idle.put(d, ds.now(), suspicionLife, d.client)
+	return again
 }
 
 // accept notes that the client accepts the certificate.
@@ -118,22 +102,6 @@ func (ds *distrusts) accept(d distrust) {
 	}
 	ds.mu.Lock()
 	defer ds.mu.Unlock()
-	delete(ds.idle, d)
-	ds.spoke = room(ds.spoke)
-	ds.spoke[d] = ds.now()
-}
-
-// room returns m with room for another entry. What is dropped for that is any: no client can make
-// all others be forgotten.
-func room[V any](m map[distrust]V) map[distrust]V {
-	if m == nil {
-		return map[distrust]V{}
-	}
-	for old := range m {
-		if len(m) < maxDistrusts {
-			break
-		}
-		delete(m, old)
-	}
-	return m
+	ds.idle.forget(d)
+	ds.spoke.put(d, ds.now(), spokeLife, d.client)
 }

@@ -10,14 +10,14 @@ import (
 // What is remembered of clients is bounded, however many names they ask for, and however long those are.
 func TestDistrustsBound(t *testing.T) {
 	ds := &distrusts{life: time.Hour}
-	for i := range 3 * maxDistrusts {
+	for i := range 3 * maxRemembered {
 		d := distrust{"client", fmt.Sprint("name", i), "addr"}
 		ds.put(d)
 		ds.suspect(d, ds.now())
 		ds.accept(distrust{"other", d.name, d.addr})
 	}
-	if len(ds.until) != maxDistrusts || len(ds.idle) != maxDistrusts || len(ds.spoke) != maxDistrusts {
-		t.Errorf("%d, %d and %d are remembered", len(ds.until), len(ds.idle), len(ds.spoke))
+	if len(ds.refused.list) != maxRemembered || len(ds.idle.list) != maxRemembered || len(ds.spoke.list) != maxRemembered {
+		t.Errorf("%d, %d and %d are remembered", len(ds.refused.list), len(ds.idle.list), len(ds.spoke.list))
 	}
 	long := distrust{"client", strings.Repeat("n", maxKeyNames), "addr"}
 	for range 2 {
@@ -49,7 +49,7 @@ func TestDistrustsOfOthers(t *testing.T) {
 	ds := &distrusts{}
 	d := distrust{"client", "name", "addr"}
 	ds.suspect(d, ds.now())
-	for i := range 3 * maxDistrusts {
+	for i := range 3 * maxRemembered {
 		ds.accept(distrust{"client", fmt.Sprint("name", i), "addr"})
 	}
 	if !ds.suspect(d, ds.now()) {

@@ -218,7 +218,7 @@ func (p *Proxy) sortHooks() (*hooks, error) {
 	for _, hook := range list {
 		if hook, ok := hook.(ConnHook); ok {
 			h.conn = append(h.conn, hook)
-			_, refuses := hook.(refuseUnread)
+			_, refuses := hook.(interface{ refusesUnread() })
 			h.unreadRefused = h.unreadRefused || refuses
 		}
 		if hook, ok := hook.(DoneHook); ok {

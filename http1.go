@@ -81,6 +81,9 @@ func (c *client) serveHTTP1() {
 	}
 }
 
+// errIsHTTP reports that a connection turned out to have flows of its own.
+var errIsHTTP = errors.New("the connection has exchanges of its own")
+
 func (c *client) serveTunnel(t *tunnel) error {
 	if t.under != nil {
 		defer c.origins.close(t.under)

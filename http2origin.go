@@ -61,9 +61,6 @@ type http2Dial struct {
 // mine reports whether it is the caller who has to dial.
 func (d *http2Dial) mine() bool { return !d.begun.Swap(true) }
 
-// closeGrace is how long what goes to an origin may take after the connection is given up.
-const closeGrace = time.Second
-
 // givenConn is the context key of the connection that the transport is to use.
 type givenConn struct{}
 

@@ -122,6 +122,8 @@ func (t *http2Tunnel) use(f func() error) error {
 	return f()
 }
 
+func (*http2Tunnel) deadlinesWork() {}
+
 // Read implements net.Conn.
 func (t *http2Tunnel) Read(p []byte) (int, error) {
 	n, err := t.Conn.Read(p)

@@ -13,6 +13,8 @@ const (
 	// evictionSample is how many entries are looked at to find one that can go. With 16, whoever has a
 	// fifth of a memory replaces his own nearly always.
 	evictionSample = 16
+	// maxKeyNames is how long the names in a key may be. Those of hosts have 253 bytes.
+	maxKeyNames = 1024
 )
 
 // memory holds what is remembered of servers for all clients, each entry for a while. A new entry

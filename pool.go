@@ -33,9 +33,6 @@ func (k originKey) socket() originKey {
 	return originKey{addr: k.addr, options: k.options, nest: k.nest}
 }
 
-// maxKeyNames is how long names may be that are remembered. Those of hosts have 253 bytes.
-const maxKeyNames = 1024
-
 // isLong reports whether names that clients chose make the key too long to be remembered.
 func (k originKey) isLong() bool { return len(k.addr)+len(k.serverName)+len(k.alpn) > maxKeyNames }
 

@@ -28,6 +28,9 @@ type refuseUnread struct{}
 
 var _ HTTPHook = refuseUnread{}
 
+// refusesUnread makes a CONNECT looked into that would be tunnelled at once.
+func (refuseUnread) refusesUnread() {}
+
 // HookConn implements ConnHook.
 func (refuseUnread) HookConn(_ context.Context, c *Conn) (Action, error) {
 	switch {

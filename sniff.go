@@ -122,9 +122,6 @@ func (c *client) refuse(r *route, err error) {
 	c.s.reset()
 }
 
-// errIsHTTP tells that a connection turned out to have flows of its own.
-var errIsHTTP = errors.New("the connection has exchanges of its own")
-
 // sniff finds out what a connection to r speaks and serves it. The origin, o or one
 // that is dialled meanwhile, is watched too: a server that speaks first is relayed.
 func (c *client) sniff(r *route, flow *Flow, o *origin) error {

@@ -7,6 +7,9 @@ import (
 	"time"
 )
 
+// closeGrace is how long what goes to an origin may take after the connection is given up.
+const closeGrace = time.Second
+
 // streamConn is a stream as a net.Conn, for HTTP/2 of net/http.
 type streamConn struct {
 	s       *stream
