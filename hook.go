@@ -21,7 +21,8 @@ type ConnHook interface {
 	// There is no second call for a CONNECT if the proxy has no certificate to terminate TLS with:
 	// the connection is tunnelled, unless there is [RefuseUnread]. Requests inside TLS name no new
 	// destination, whatever their Host field holds; but if what is inside is [Other], it is called
-	// once more, even if a hook has answered Intercept. Destinations that an HTTPHook chose are
+	// once more. If there is [Other], or TLS that can't be terminated, it is called even if a hook has
+	// answered Intercept. Destinations that an HTTPHook chose are
 	// not passed to HookConn, only to [CheckedDial].
 	//
 	// HookConn may change c.Destination, but not its Protocol. Of several hooks the first that
