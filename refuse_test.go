@@ -10,6 +10,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"example.com/mitm"
 )
@@ -138,6 +139,26 @@ func TestR61_RefuseUnreadThenIntercept(t *testing.T) {
 				ends <- ""
 				want(t, strings.TrimSuffix(receive(t, ends), " cut"), "")
 			})
+		}
+	})
+}
+
+// A client that refuses our certificate is not tunnelled for that.
+func TestR61_RefuseUnreadPinned(t *testing.T) {
+	eachEntry(t, func(t *testing.T, e entry) {
+		s := newServedSite(t, e, func(c *tls.Conn) { answerTLS(c, ok200) })
+		done, flows := doneHook()
+		s.p.TunnelPinned, s.p.Hooks = time.Hour, []mitm.Hook{done, mitm.RefuseUnread()}
+		proxy := start(t, s.p)
+		config := s.trusting("http/1.1")
+		config.RootCAs = s.root.pool() // the origin's
+		for range 3 {
+			if _, _, err := s.speak(t, proxy, config); err == nil {
+				t.Error("the client has got the origin's certificate")
+			}
+			if f := nextFlow(t, flows); !errors.Is(f.Err, mitm.ErrCertificateRefused) || f.Tunnel {
+				t.Errorf("flow: %v, tunnel %v", f.Err, f.Tunnel)
+			}
 		}
 	})
 }
