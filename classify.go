@@ -17,6 +17,9 @@ func classify(b []byte) (proto Protocol, sure bool) {
 	if proto, sure := classifyTLS(b); proto == TLS {
 		return proto, sure
 	}
+	if proto, sure := classifySSL2(b); proto == TLS {
+		return proto, sure
+	}
 	if mayBePreface(b) && len(b) > 2 {
 		return HTTP2, len(b) >= len(preface)
 	}
@@ -50,22 +53,22 @@ func classifyLong(b []byte) Protocol {
 }
 
 // classifyTLS recognises a ClientHello by the type of its record and of its message (RFC 8446,
-// sections 4 and 5.1), whatever else is wrong with it. TLS libraries let empty records and warnings
-// precede it, and take any version below 16.
+// sections 4 and 5.1), whatever else is wrong with it. TLS libraries let empty records, warnings and,
+// as GnuTLS does, change_cipher_spec precede it, and take any version below 16.
 func classifyTLS(b []byte) (Protocol, bool) {
 	const most = 64 // no library takes as many
 	for range most {
-		if len(b) > 0 && b[0] != recordHandshake && b[0] != recordAlert || len(b) > 1 && b[1] >= 0x10 {
+		if len(b) > 0 && sizeAhead(b[0]) == 0 && b[0] != recordHandshake || len(b) > 1 && b[1] >= 0x10 {
 			return Other, true
 		}
 		if len(b) < recordHeader {
 			return TLS, false
 		}
 		size, rest := int(b[3])<<8|int(b[4]), b[recordHeader:]
-		switch {
-		case b[0] == recordAlert && size != alertSize:
+		switch ahead := sizeAhead(b[0]); {
+		case ahead > 0 && size != ahead:
 			return Other, true
-		case b[0] == recordAlert && len(rest) < size, b[0] == recordHandshake && size > 0 && len(rest) == 0:
+		case len(rest) < ahead, b[0] == recordHandshake && size > 0 && len(rest) == 0:
 			return TLS, false
 		case b[0] == recordHandshake && size > 0 && rest[0] != messageClientHello:
 			return Other, true
@@ -73,6 +76,36 @@ func classifyTLS(b []byte) (Protocol, bool) {
 			return TLS, true
 		}
 		b = rest[size:]
+	}
+	return TLS, true
+}
+
+// sizeAhead returns how long the content of a record is that may precede a ClientHello, 0 for other types.
+func sizeAhead(record byte) int {
+	switch record {
+	case recordAlert:
+		return alertSize
+	case recordChangeCipher:
+		return 1
+	}
+	return 0
+}
+
+// classifySSL2 recognises a ClientHello in the form of SSL 2.0, which servers may take and answer in TLS
+// (RFC 5246, appendix E.2). crypto/tls does not. Its lengths are what tells it from other protocols.
+func classifySSL2(b []byte) (Protocol, bool) {
+	const header, fixed, most = 2, 9, 16 << 10
+	var hello [header + fixed]byte
+	n := copy(hello[:], b)
+	number := func(at int) int { return int(hello[at])<<8 | int(hello[at+1]) }
+	size := number(0) &^ 0x8000
+	switch {
+	case n > 0 && (hello[0] < 0x80 || size >= most), n > 2 && hello[2] != messageClientHello, n > 3 && hello[3] != 3:
+		return Other, true
+	case n < len(hello):
+		return TLS, false
+	case size != fixed+number(5)+number(7)+number(9):
+		return Other, true
 	}
 	return TLS, true
 }

@@ -11,6 +11,7 @@ import (
 
 // Types of records and messages, and the sizes of their headers (RFC 8446, sections 4 and 5.1).
 const (
+	recordChangeCipher = 20
 	recordHandshake    = 22
 	recordHeader       = 5
 	messageClientHello = 1

@@ -358,10 +358,12 @@ func (c *client) askHooks(flow *Flow, conn *Conn) (action Action, err error) {
 	if len(hooks) == 0 {
 		return Default, nil
 	}
-	ctx := withFlow(c.ctx, flow)
+	ctx, named := withFlow(c.ctx, flow), conn.Destination.named
 	for _, hook := range hooks {
 		flow.goes(c.p.identify(&route{conn: conn, key: conn.key(), handler: conn.Destination.Handler}))
-		if action, err = hook.HookConn(ctx, conn); err != nil || action != Default {
+		action, err = hook.HookConn(ctx, conn)
+		conn.Destination.named = named // which the hook may have lost with all of the Destination
+		if err != nil || action != Default {
 			break
 		}
 	}

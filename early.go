@@ -110,11 +110,10 @@ func (e *earlyDial) listenAgain(client *stream) {
 // listen waits for the origin to speak and then stops the reading of the client.
 func (e *earlyDial) listen(client *stream, turn int) {
 	o := e.startListening(turn)
-	var cut error
-	if o != nil && len(o.s.buffered()) == 0 { // of what another proxy has connected something may be there
-		cut = o.s.fill(bufferSize)
+	isHTTP, cut := false, error(nil)
+	if o != nil {
+		isHTTP, cut = hear(o.s)
 	}
-	isHTTP := o != nil && cut == nil && speaksHTTP(o.s.buffered())
 	if isHTTP && !e.strict {
 		o.s.readWithin(prefixWait) // it does not wait for the client, who is to speak all the same
 		cut = o.s.fill(bufferSize)
@@ -141,6 +140,31 @@ func (e *earlyDial) listen(client *stream, turn int) {
 	if !stopped && (o != nil || !e.spoken) {
 		client.interrupt()
 	}
+}
+
+// hear reads until it is known whether what a server says first is HTTP. For that its beginning, if it
+// is no more than that, may take a while.
+func hear(s *stream) (isHTTP bool, err error) {
+	if len(s.buffered()) == 0 { // of what another proxy has connected something may be there
+		err = s.fill(bufferSize)
+	}
+	for patient := false; err == nil && maySpeakHTTP(s.buffered()); err = s.fill(bufferSize) {
+		if !patient {
+			s.readWithin(prefixWait)
+			patient = true
+		}
+	}
+	return err == nil && speaksHTTP(s.buffered()), err
+}
+
+// maySpeakHTTP reports whether more bytes could make b what speaksHTTP is about.
+func maySpeakHTTP(b []byte) bool {
+	const version, settings = "http/1.", "\x00\x00\x00\x04\x00\x00\x00\x00\x00"
+	if len(b) < len(version) && equalFold(b, version[:len(b)]) {
+		return true
+	}
+	frame := append(b[:len(b):len(b)], settings[min(len(b), len(settings)):]...)
+	return len(b) < len(settings) && b[0] == 0 && (len(b) < 3 || isSettings(frame))
 }
 
 // speaksHTTP reports whether b is what an HTTP server may send unasked: its SETTINGS, or a response

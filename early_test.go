@@ -4,8 +4,11 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"io"
 	"net"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"example.com/mitm"
 )
@@ -50,5 +53,50 @@ func TestDialFailsAfterHandshake(t *testing.T) {
 		c := shake("other.test")
 		dials <- errors.New("refused")
 		ask(c, 502)
+	}
+}
+
+// What an origin says unasked on a connection that was dialled early is nobody's answer, on connections
+// that are no sockets either.
+func TestR22_UnaskedOnEarlyConn(t *testing.T) {
+	for _, unasked := range []string{"HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\nConnection: close\r\n\r\n", ""} {
+		for _, mode := range []mitm.Mode{nil, fixed(mitm.Destination{Addr: "origin.test:80"})} {
+			synctest.Test(t, func(t *testing.T) {
+				first := true
+				p := &mitm.Proxy{Mode: mode, CA: newCA(t), Hooks: []mitm.Hook{noChange()}}
+				p.Dial = func(context.Context, string, string) (net.Conn, error) {
+					near, far := memPipe()
+					if first {
+						first = false
+						io.WriteString(far, unasked)
+						far.CloseWrite()
+						return near, nil
+					}
+					go func() {
+						c := newPeer(t, far)
+						c.head()
+						c.send(ok200)
+					}()
+					return near, nil
+				}
+				client, server := memPipe()
+				go p.ServeConn(t.Context(), server)
+				c := newPeer(t, client)
+				if mode == nil {
+					tunnel(c, "origin.test:80")
+				}
+				const request = "POST / HTTP/1.1\r\nHost: origin.test\r\nContent-Length: 0\r\n\r\n"
+				begun := 0
+				if unasked == "" { // or the end would be passed on
+					begun = len("POST / HT")
+				}
+				c.send(request[:begun])
+				time.Sleep(3 * time.Second)
+				c.send(request[begun:])
+				c.wantStatus(200)
+				client.Close()
+				p.Close()
+			})
+		}
 	}
 }

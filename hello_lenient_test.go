@@ -31,6 +31,9 @@ func helloWith(extensions ...string) string {
 
 func serverNameExtension(name string) string { return extension(0, vector16("\x00"+vector16(name))) }
 
+// ssl2Hello is one in the form of SSL 2.0 for TLS 1.2 (RFC 5246, appendix E.2), which GnuTLS answers.
+const ssl2Hello = "\x80\x1f\x01\x03\x03\x00\x06\x00\x00\x00\x10\x00\xc0\x2f\x00\x00\x2frrrrrrrrrrrrrrrr"
+
 // refusedHellos are what crypto/tls does not read, although others do, with the server name and the
 // protocols that are in them all the same.
 var refusedHellos = map[string]struct {
@@ -44,6 +47,8 @@ var refusedHellos = map[string]struct {
 	"two names":              {helloWith(extension(0, vector16("\x00"+vector16("site.test")+"\x00"+vector16("b.test")))), "site.test", ""},
 	"bytes behind":           {inOneRecord("\x01\x00" + vector16(helloWith(serverNameExtension("site.test"))[9:]+"xyz")), "site.test", ""},
 	"an empty record first":  {"\x16\x03\x01\x00\x00" + smallHello("site.test", "h2"), "site.test", "h2"},
+	"ChangeCipherSpec first": {"\x14\x03\x03\x00\x01\x01" + smallHello("site.test", "h2"), "site.test", "h2"}, // GnuTLS reads it
+	"the form of SSL 2.0":    {ssl2Hello, "", ""},
 	"a name that is too big": {helloWith(extension(0, "\xff\xff\x00\x00\x09site.test")), "site.test", ""},
 }
 

@@ -21,8 +21,9 @@ type ConnHook interface {
 	// no second call for a CONNECT if the proxy has no certificate to terminate TLS with: the
 	// connection is tunnelled, unless [RefuseUnread] is among the hooks. Requests inside TLS name
 	// no new destination, whatever their Host field holds. If the protocol inside TLS is [Other],
-	// HookConn is called once more, even if a hook has answered Intercept. Destinations that an
-	// HTTPHook chose are not passed to HookConn, only to [CheckedDial].
+	// HookConn is called once more. For [Other], and for TLS that can't be terminated, it is called
+	// even if a hook has answered Intercept. Destinations that an HTTPHook chose are not passed to
+	// HookConn, only to [CheckedDial].
 	//
 	// HookConn may change c.Destination, but not its Protocol. Of several hooks the first that
 	// answers anything but Default decides. An error is Reject with a reason, which goes to

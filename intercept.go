@@ -163,7 +163,7 @@ func (op *opening) decide(hello *tls.ClientHelloInfo) error {
 	plain := d.TLS
 	d.TLS = d.TLS || d.Protocol != HTTP1
 	op.route = c.decideAgain(op.route, op.flow, op.conn)
-	if op.route.action == Default && c.p.distrusts.has(c.distrust(op.conn)) {
+	if op.route.action == Default && !c.p.sorted.unreadRefused && c.p.distrusts.has(c.distrust(op.conn)) {
 		op.route.action = Tunnel
 	}
 	switch {

@@ -22,6 +22,7 @@ const maxNests = 8
 var (
 	errManyNests  = errors.New("too many proxies one behind the other")
 	errNotTunnels = errors.New("the proxy there refuses the tunnel")
+	errNoProxy    = errors.New("a CONNECT was answered with content (RFC 9110, section 9.3.6)")
 )
 
 // nest is a tunnel that a client has asked another proxy for. Connections through it are for
@@ -172,11 +173,16 @@ func (h *hookedExchange) tunnelTarget(req *http.Request) (string, error) {
 	return string(target), nil
 }
 
-// tunnelOrigin takes the connection on which another proxy has made the tunnel that res tells of.
+// tunnelOrigin takes the connection on which another proxy has made the tunnel that res tells of. Content
+// is what a server answers that is no proxy, as to any other method: it would be taken for a server that
+// speaks first, and the requests behind it are for hooks.
 func (h *hookedExchange) tunnelOrigin(res *http.Response) (*origin, error) {
 	t := h.lastReturned()
 	if _, own := res.Body.(upgraded); !own || t == nil || t.o == nil || !isTunnel(t.status.code, t.method) {
 		return nil, &OpError{Op: "hook", Err: errNotTunnels}
+	}
+	if h.inner.action != Tunnel && h.client.p.readsAll() && (t.control.hasTE || t.control.length > 0) {
+		return nil, &OpError{Op: "read response", Addr: t.route.key.addr, Err: errNoProxy}
 	}
 	res.Body = http.NoBody // it belongs to the tunnel now
 	o, err := h.origins.inside(t.takeOrigin(), h.inner)

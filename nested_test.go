@@ -11,6 +11,8 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"example.com/mitm"
 )
@@ -477,5 +479,54 @@ func TestR72_OddConnect(t *testing.T) {
 			}
 			receive(t, protocols)
 		})
+	}
+}
+
+// A server that is no proxy, and answers a CONNECT like a GET, is no way past hooks that let the CONNECT
+// pass; a proxy that only says that there is no content is one.
+func TestNestedAnswerWithContent(t *testing.T) {
+	hook := mitm.OnRequest(func(req *http.Request) (*http.Response, error) {
+		if req.Method == http.MethodConnect {
+			return nil, nil
+		}
+		return nil, mitm.ErrRejected
+	})
+	for answer, told := range map[string]string{
+		"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nbody":                            "HTTP/1.1 502",
+		"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nbody\r\n0\r\n\r\n": "HTTP/1.1 502",
+		"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n":                                "HTTP/1.1 200",
+	} {
+		for _, w := range unseenWays() {
+			if w.tls {
+				continue
+			}
+			ca := newCA(t)
+			synctest.Test(t, func(t *testing.T) {
+				got := make(chan string, 1)
+				p := &mitm.Proxy{Mode: w.mode, CA: ca, Hooks: []mitm.Hook{hook}}
+				p.Dial = func(context.Context, string, string) (net.Conn, error) {
+					near, far := memPipe()
+					go func() {
+						c := newPeer(t, far)
+						c.head()
+						io.WriteString(far, answer)
+						rest, _ := io.ReadAll(c.r)
+						far.Close()
+						got <- string(rest)
+					}()
+					return near, nil
+				}
+				c := serveMem(t, p)
+				c.send(w.hello)
+				c.read(w.reply)
+				c.send("CONNECT other.test:80 HTTP/1.1\r\nHost: other.test:80\r\n\r\n")
+				want(t, c.read(len(told)), told)
+				time.Sleep(5 * time.Second)
+				io.WriteString(c, "GET /x HTTP/1.1\r\nHost: other.test\r\n\r\n") // it may be closed already
+				c.rest()
+				p.Close()
+				want(t, receive(t, got), "")
+			})
+		}
 	}
 }

@@ -64,7 +64,7 @@ type Proxy struct {
 	// TunnelPinned is how long the proxy tunnels, instead of intercepting, connections of a client
 	// to a server name after that client has refused our certificate for the name (see
 	// [ErrCertificateRefused]), as clients with pinned certificates do. A ConnHook that answers
-	// Intercept or Reject takes precedence. 0 or less: never.
+	// Intercept or Reject takes precedence, and so does [RefuseUnread]. 0 or less: never.
 	TunnelPinned time.Duration
 	// Via is the name under which the proxy adds itself to the Via field of messages
 	// (RFC 9110, section 7.6.3); a request that has it already is a loop and refused. Empty:

@@ -103,6 +103,16 @@ func (p *pump) next() (b []byte, at int, err error) {
 	return p.shift(), at, nil
 }
 
+// hasArrived reports whether a read that somebody gave up has brought something since then.
+func (p *pump) hasArrived() bool {
+	if p == nil {
+		return false
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return len(p.in) > 0 || p.readErr != nil
+}
+
 // shift takes the first buffer out of in.
 func (p *pump) shift() []byte {
 	b := p.in[0]

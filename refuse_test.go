@@ -10,6 +10,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"example.com/mitm"
 )
@@ -116,4 +117,73 @@ func TestR61_RefuseFronting(t *testing.T) {
 			})
 		}
 	}
+}
+
+// A hook behind RefuseUnread that answers Intercept does not decide about TLS that can't be terminated.
+func TestR61_RefuseUnreadThenIntercept(t *testing.T) {
+	eachEntry(t, func(t *testing.T, e entry) {
+		for name, hello := range map[string]string{"TLS": smallHello("site.test"), "refused": refusedHellos["a dot behind the name"].hello} {
+			t.Run(name, func(t *testing.T) {
+				addr, ends := recorder(t)
+				s := newRawSite(t, e, addr)
+				done, flows := doneHook()
+				s.p.CA, s.p.Hooks = nil, []mitm.Hook{done, mitm.RefuseUnread(), mitm.OnConn(func(context.Context, *mitm.Conn) (mitm.Action, error) {
+					return mitm.Intercept, nil
+				})}
+				c := e.open(t, start(t, s.p), hello)
+				c.rest()
+				if f := nextFlow(t, flows); !errors.Is(f.Err, mitm.ErrRejected) || !errors.Is(f.Err, mitm.ErrUnread) || f.Tunnel {
+					t.Errorf("flow: %v, tunnel %v", f.Err, f.Tunnel)
+				}
+				s.p.Close()
+				ends <- ""
+				want(t, strings.TrimSuffix(receive(t, ends), " cut"), "")
+			})
+		}
+	})
+}
+
+// A client that refuses our certificate is not tunnelled for that.
+func TestR61_RefuseUnreadPinned(t *testing.T) {
+	eachEntry(t, func(t *testing.T, e entry) {
+		s := newServedSite(t, e, func(c *tls.Conn) { answerTLS(c, ok200) })
+		done, flows := doneHook()
+		s.p.TunnelPinned, s.p.Hooks = time.Hour, []mitm.Hook{done, mitm.RefuseUnread()}
+		proxy := start(t, s.p)
+		config := s.trusting("http/1.1")
+		config.RootCAs = s.root.pool() // the origin's
+		for range 3 {
+			if _, _, err := s.speak(t, proxy, config); err == nil {
+				t.Error("the client has got the origin's certificate")
+			}
+			if f := nextFlow(t, flows); !errors.Is(f.Err, mitm.ErrCertificateRefused) || f.Tunnel {
+				t.Errorf("flow: %v, tunnel %v", f.Err, f.Tunnel)
+			}
+		}
+	})
+}
+
+// A hook that puts in a Destination of its own making does not hide by which name it was asked for.
+func TestR61_RefuseFrontingReplaced(t *testing.T) {
+	eachEntry(t, func(t *testing.T, e entry) {
+		if e.mode != nil {
+			t.Skip("no name is asked for")
+		}
+		s := newServedSite(t, e, func(c *tls.Conn) { answerTLS(c, ok200) })
+		s.p.OriginTLS = &tls.Config{InsecureSkipVerify: true}
+		s.p.Hooks = []mitm.Hook{mitm.OnConn(func(_ context.Context, c *mitm.Conn) (mitm.Action, error) {
+			d := c.Destination
+			c.Destination = mitm.Destination{Addr: d.Addr, TLS: d.TLS, Reply: d.Reply}
+			return mitm.Default, nil
+		}), mitm.RefuseUnread()}
+		config := s.trusting("http/1.1")
+		config.ServerName, config.InsecureSkipVerify = "other.test", true
+		nc, _, err := s.speak(t, start(t, s.p), config)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c := newPeer(t, nc)
+		c.send("GET / HTTP/1.1\r\nHost: other.test\r\n\r\n")
+		want(t, c.read(len("HTTP/1.1 403")), "HTTP/1.1 403")
+	})
 }

@@ -3,9 +3,14 @@ package mitm_test
 import (
 	"context"
 	"crypto/tls"
+	"io"
 	"net"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
+	"time"
+
+	"example.com/mitm"
 )
 
 // movable makes the site one that moves to another address while the proxy runs.
@@ -83,4 +88,69 @@ func TestR74_KnownHTTPSIsNotDialledEarly(t *testing.T) {
 			c.Close()
 		}
 	})
+}
+
+// What a server of HTTP says without having been asked is recognised in pieces too, so that its client's
+// requests are for hooks.
+func TestR61_ServerFirstInPieces(t *testing.T) {
+	for name, pieces := range map[string][2]string{
+		"SETTINGS":         {"\x00\x00\x00", "\x04\x00\x00\x00\x00\x00"},
+		"SETTINGS, 1 byte": {"\x00", "\x00\x06\x04\x00\x00\x00\x00\x00\x00\x03\x00\x00\x00\x64"},
+		"408":              {"HT", "TP/1.1 408 Request Timeout\r\nContent-Length: 0\r\n\r\n"},
+	} {
+		for _, w := range unseenWays() {
+			if w.tls {
+				continue
+			}
+			t.Run(name+" "+w.name, func(t *testing.T) {
+				ca := newCA(t)
+				synctest.Test(t, func(t *testing.T) {
+					got := make(chan string, 1)
+					p := &mitm.Proxy{Mode: w.mode, CA: ca, Hooks: []mitm.Hook{refuseAll()}}
+					p.Dial = func(context.Context, string, string) (net.Conn, error) {
+						near, far := memPipe()
+						go func() {
+							io.WriteString(far, pieces[0])
+							time.Sleep(time.Second)
+							io.WriteString(far, pieces[1])
+							b, _ := io.ReadAll(far)
+							far.Close()
+							got <- string(b)
+						}()
+						return near, nil
+					}
+					c := serveMem(t, p)
+					c.send(w.hello)
+					c.read(w.reply)
+					time.Sleep(5 * time.Second)
+					c.send("GET / HTTP/1.1\r\nHost: site.test\r\n\r\n")
+					want(t, c.read(len("HTTP/1.1 403")), "HTTP/1.1 403")
+					p.Close()
+					want(t, receive(t, got), "")
+				})
+			})
+		}
+	}
+}
+
+// What only begins like that is relayed after a while.
+func TestServerFirstLikeHTTP(t *testing.T) {
+	for _, banner := range []string{"H", "HTTP/", "\x00\x00\x00", "\x00\x00\x00\x04\x00"} {
+		synctest.Test(t, func(t *testing.T) {
+			p := &mitm.Proxy{Mode: fixed(mitm.Destination{Addr: "site.test:1"}), Hooks: []mitm.Hook{refuseAll()}}
+			p.Dial = func(context.Context, string, string) (net.Conn, error) {
+				near, far := memPipe()
+				go func() {
+					io.WriteString(far, banner)
+					io.Copy(far, far)
+					far.Close()
+				}()
+				return near, nil
+			}
+			c := serveMem(t, p)
+			want(t, c.read(len(banner)), banner)
+			c.send("hello\n")
+			want(t, c.read(6), "hello\n")
+		})
+	}
 }

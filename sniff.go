@@ -350,7 +350,7 @@ func (c *client) spokenTo(r *route) Protocol {
 // decideAgain asks the ConnHooks once more, now that it is known what the client speaks,
 // unless they have decided already. To read what can't be read is no decision.
 func (c *client) decideAgain(r *route, flow *Flow, conn *Conn) *route {
-	if r.action == Default || r.action == Intercept && conn.Protocol == Other {
+	if r.action == Default || r.action == Intercept && (conn.Protocol == Other || conn.opaque) {
 		again := c.decide(flow, conn)
 		if again.key.tls && r.key.tls {
 			again.key.alpn = r.key.alpn
@@ -364,7 +364,7 @@ func (c *client) decideAgain(r *route, flow *Flow, conn *Conn) *route {
 
 // firstBytes reads until it is clear what the client speaks, or the origin speaks. It
 // returns an error if the client's connection broke, and ErrUnread with what a client seems to
-// have begun that has stopped, where hooks are to see all HTTP. Where r leads to a server of HTTP/1
+// have begun that has stopped, or is too long, where hooks are to see all HTTP. Where r leads to a server of HTTP/1
 // only, what is not TLS or HTTP/2 is to be refused as that.
 func (c *client) firstBytes(early *earlyDial, r *route) (Protocol, error) {
 	wait, pause, other := c.p.limits.tunnelTime, prefixWait, Other
@@ -392,8 +392,12 @@ func (c *client) firstBytes(early *earlyDial, r *route) (Protocol, error) {
 		switch {
 		case err == nil:
 			continue
+		case err == errFull && classifyLong(have) == HTTP1:
+			return HTTP1, nil
+		case err == errFull && c.p.readsAll():
+			return other, errLongLine
 		case err == errFull:
-			return classifyLong(have), nil
+			return other, nil
 		case err == io.EOF && classifyEnd(have) == HTTP1:
 			return HTTP1, nil
 		case err != io.EOF && !isTimeout(err):
@@ -425,8 +429,12 @@ func (c *client) stopped(early *earlyDial, begun bool, other Protocol, err error
 	return other, nil
 }
 
-// errStopped is about a client that has stopped in the middle of its first line.
-var errStopped = fmt.Errorf("%w: neither HTTP nor TLS came in time: %w", ErrUnread, os.ErrDeadlineExceeded)
+// errStopped is about a client that has stopped in the middle of its first line, errLongLine about one
+// whose first line, or what it sends ahead of one, has no end.
+var (
+	errStopped  = fmt.Errorf("%w: neither HTTP nor TLS came in time: %w", ErrUnread, os.ErrDeadlineExceeded)
+	errLongLine = fmt.Errorf("%w: neither HTTP nor TLS came in what may be a request line", ErrUnread)
+)
 
 // readsAll reports whether somebody is to see all HTTP.
 func (p *Proxy) readsAll() bool { return p.sorted.http != nil }

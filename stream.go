@@ -183,14 +183,14 @@ func (s *stream) unlessAsked(err error) error {
 }
 
 // pending reports whether a read of the idle stream would return at once: bytes nobody
-// asked for, a FIN or an error. It reads nothing, but of TLS what is not content. Without a socket
-// it can't tell.
+// asked for, a FIN or an error. It reads nothing, but of TLS what is not content. Of TLS
+// that runs on no socket it can't tell.
 func (s *stream) pending() bool {
 	if len(s.buffered()) > 0 {
 		return true
 	}
 	if s.low == nil {
-		return false
+		return s.tls == nil && s.own.hasArrived() // of TLS it could be tickets
 	}
 	err := s.low.Control(s.probe)
 	arrived := s.err != errWouldBlock

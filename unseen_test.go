@@ -341,3 +341,33 @@ func TestR61_SlowPrefix(t *testing.T) {
 		}
 	}
 }
+
+// What has no end is no way past hooks: neither what servers skip ahead of a request line, nor a line that
+// is too long.
+func TestR61_EndlessPrefix(t *testing.T) {
+	lab := newUnseenLab(t)
+	for name, said := range map[string]string{
+		"empty lines":   strings.Repeat("\r\n", 200_000) + "GET /x HTTP/1.1\r\n\r\n",
+		"blanks":        strings.Repeat(" ", 400_000) + "GET /x HTTP/1.1\r\n\r\n",
+		"control bytes": strings.Repeat("\x01", 400_000) + "GET /x HTTP/1.1\r\n\r\n",
+		"odd method":    "G@T " + strings.Repeat("x", 400_000) + " HTTP/1.1\r\n\r\n",
+	} {
+		for _, w := range unseenWays() {
+			if len(w.alpn) > 0 {
+				continue
+			}
+			t.Run(name+" "+w.name, func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					done, flows := doneHook()
+					got, _ := lab.record(t, w, speech{said: []byte(said)}, done, refuseAll())
+					if got != "" {
+						t.Errorf("the origin got %.40q", got)
+					}
+					if f := <-flows; f.Err == nil || f.Tunnel {
+						t.Errorf("flow: %v, tunnel %v", f.Err, f.Tunnel)
+					}
+				})
+			})
+		}
+	}
+}
