@@ -64,16 +64,24 @@ func (p *Proxy) newClient(ctx context.Context, nc net.Conn) *client {
 	c.ctx, c.cancel = context.WithCancelCause(ctx)
 	c.watch.s, c.watch.gone = c.s, c.leave
 	c.origins.pool, c.origins.dialer = &p.pool, &p.dialer
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.closing.Load() {
-		nc.Close()
+	if !p.register(c) {
+		nc.Close() // which may take its time
 		c.cancel(nil)
 		return nil
 	}
+	return c
+}
+
+// register makes c one that Close waits for; false if it comes too late.
+func (p *Proxy) register(c *client) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.closing.Load() {
+		return false
+	}
 	p.active.Add(1)
 	p.clients[c] = struct{}{}
-	return c
+	return true
 }
 
 // serve is the goroutine of a connection.
