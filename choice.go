@@ -2,6 +2,7 @@ package mitm
 
 import (
 	"crypto/x509"
+	"net"
 	"slices"
 	"strings"
 	"time"
@@ -132,4 +133,16 @@ func (c choice) answer(offered []string, known bool) string {
 		return protoHTTP2
 	}
 	return ""
+}
+
+// owner is the client that an entry is attributed to: the host of c.
+func (c *Conn) owner() string {
+	addr := c.RemoteAddr()
+	if addr == nil {
+		return ""
+	}
+	if host, _, err := net.SplitHostPort(addr.String()); err == nil {
+		return host
+	}
+	return addr.String()
 }

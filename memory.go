@@ -2,7 +2,6 @@ package mitm
 
 import (
 	"math/rand/v2"
-	"net"
 	"sync"
 	"time"
 )
@@ -108,16 +107,4 @@ func (e *remembered[K, V]) goesBefore(other *remembered[K, V], owner string) boo
 		return own
 	}
 	return e.used < other.used
-}
-
-// owner is the client that an entry is attributed to: the host of c.
-func (c *Conn) owner() string {
-	addr := c.RemoteAddr()
-	if addr == nil {
-		return ""
-	}
-	if host, _, err := net.SplitHostPort(addr.String()); err == nil {
-		return host
-	}
-	return addr.String()
 }
