@@ -68,8 +68,11 @@ func TestR22_UnaskedOnEarlyConn(t *testing.T) {
 					near, far := memPipe()
 					if first {
 						first = false
-						io.WriteString(far, unasked)
-						far.CloseWrite()
+						go func() {
+							time.Sleep(time.Second)
+							io.WriteString(far, unasked)
+							far.CloseWrite()
+						}()
 						return near, nil
 					}
 					go func() {

@@ -226,10 +226,14 @@ func (h *hookedExchange) sayContinue() error {
 
 // drain reads what little is left of the request, so that the connection can go on, unless
 // somebody else wants it: an upload that goes on, a reader of a hook, a transport that has
-// not closed it. A client that waits for 100 (Continue) may not send its content at all.
-func (h *hookedExchange) drain() {
-	if t := h.lastReturned(); h.busy() || t != nil && !t.joinUpload() || !h.body.mu.TryLock() {
-		return
+// not closed it. A client that waits for 100 (Continue) may not send its content at all. It returns
+// false if it may do more once the upload has ended.
+func (h *hookedExchange) drain() bool {
+	if t := h.lastReturned(); h.busy() || t != nil && !t.joinUpload() {
+		return false
+	}
+	if !h.body.mu.TryLock() {
+		return true
 	}
 	defer h.body.mu.Unlock()
 	h.body.claim()
@@ -238,6 +242,7 @@ func (h *hookedExchange) drain() {
 		h.body.drain()
 		h.body.watch()
 	}
+	return true
 }
 
 func (h *hookedExchange) end() {
@@ -297,9 +302,7 @@ func (h *hookedExchange) pass(x *exchange, res *http.Response) error {
 		res.Body = http.NoBody
 	}
 	defer func() { h.closeBody(res.Body) }()
-	if res.Body != h.own { // or the answer is an echo
-		h.drain()
-	}
+	drained := res.Body == h.own || h.drain() // or the answer is an echo
 	if res.StatusCode == http.StatusSwitchingProtocols {
 		return h.passUpgrade(x, res)
 	}
@@ -307,7 +310,7 @@ func (h *hookedExchange) pass(x *exchange, res *http.Response) error {
 		return h.passTunnel(x, res)
 	}
 	defer h.untilGone(h.req.Context(), res.Body)()
-	out, err := h.outgoing(x, res)
+	out, err := h.outgoing(x, res, drained)
 	if err != nil {
 		h.flow.Response = nil
 		return h.ofTransport(res, err)

@@ -205,8 +205,8 @@ func minorOf(res *http.Response) int {
 	return 1
 }
 
-// outgoing puts the head of res into x.reply and returns its content.
-func (h *hookedExchange) outgoing(x *exchange, res *http.Response) (src *readerSource, err error) {
+// outgoing puts the head of res into x.reply and returns its content. drained is what drain has reported.
+func (h *hookedExchange) outgoing(x *exchange, res *http.Response, drained bool) (src *readerSource, err error) {
 	defer h.recovered(&err)
 	if res.StatusCode < 200 || res.StatusCode > 999 {
 		return nil, errHookStatus
@@ -220,7 +220,7 @@ func (h *hookedExchange) outgoing(x *exchange, res *http.Response) (src *readerS
 		return nil, err
 	}
 	goesOn := h.contentGoesOn()
-	if !goesOn && res.Body != h.own { // what went on before may have been in the way of it
+	if !goesOn && !drained { // what went on before was in the way of it
 		h.drain()
 	}
 	f, src, err := h.responseContent(res, x.method)

@@ -193,12 +193,23 @@ func (p *pump) arrived(b []byte, n int, err error) (more bool) {
 		p.discards -= n
 		giveBuffer(b)
 	default:
-		p.in = append(p.in, b[:n])
-		p.held += n
+		p.keep(b[:n])
 	}
 	p.readErr = err
 	p.reading = err == nil && !p.closed && p.readsAhead()
 	return p.reading
+}
+
+// keep puts b, a buffer, into in, or what is in it into the last one there if that has room: many small
+// pieces would take many buffers.
+func (p *pump) keep(b []byte) {
+	p.held += len(b)
+	if last := len(p.in) - 1; last >= 0 && cap(p.in[last])-len(p.in[last]) >= len(b) {
+		p.in[last] = append(p.in[last], b...)
+		giveBuffer(b)
+		return
+	}
+	p.in = append(p.in, b)
 }
 
 // readsAhead reports whether to read although no Read is pending.

@@ -169,3 +169,15 @@ func (s stuck) Close() error {
 	<-s.over
 	return nil
 }
+
+// Many small pieces that nobody has asked for yet take no more buffers than their bytes need.
+func TestPumpSmallPieces(t *testing.T) {
+	p := pumped(nil)
+	for range 10_000 {
+		p.arrived(takeBuffer(), 10, nil)
+	}
+	if len(p.in) != 2 || p.held != 100_000 {
+		t.Errorf("%d bytes in %d buffers", p.held, len(p.in))
+	}
+	p.empty()
+}

@@ -23,14 +23,14 @@ const maxInterim = 100
 
 // interims counts the latest 1xx responses that have come without a second between them.
 type interims struct {
-	last int64 // in Unix nanoseconds
+	last uint32 // in milliseconds, of which the lower bits are enough
 	n    int32
 }
 
 // more reports whether another one may come now.
 func (i *interims) more() bool {
-	now := time.Now().UnixNano()
-	if now-i.last >= int64(time.Second) {
+	now := uint32(time.Now().UnixMilli())
+	if now-i.last >= 1000 {
 		i.n = 0
 	}
 	i.last = now
