@@ -190,6 +190,17 @@ func binaryAt(b []byte) int {
 	return len(b)
 }
 
+// beginsBinary reports whether b begins with a control byte that is no blank, nor the type of a TLS record.
+// Some servers of HTTP skip it; who does not look for HTTP need not wait for what follows.
+func beginsBinary(b []byte) bool {
+	return len(b) > 0 && b[0] < ' ' && b[0] != '\n' && !isAnyBlank(b[0]) && !isRecord(b[0])
+}
+
+// isRecord reports whether a ClientHello, and what may stand before it, can begin with this type of record.
+func isRecord(kind byte) bool {
+	return kind == recordHandshake || kind == recordAlert || kind == recordChangeCipher
+}
+
 // skipLeading returns b without what servers skip before a request line: blanks and control bytes but
 // NUL, with which many binary protocols begin.
 func skipLeading(b []byte) []byte {

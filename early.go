@@ -199,6 +199,13 @@ func (e *earlyDial) hasSpoken() bool {
 	return e.answered && len(e.o.s.buffered()) > 0
 }
 
+// isBroken reports whether the origin has ended the connection by an error.
+func (e *earlyDial) isBroken() bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.cut != nil
+}
+
 // hasEnded reports whether the origin has ended the connection without a word.
 func (e *earlyDial) hasEnded() bool {
 	e.mu.Lock()

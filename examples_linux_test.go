@@ -80,7 +80,7 @@ func TestExamples(t *testing.T) {
 		for _, addr := range []string{"10.77.2.2", "[fd77:2::2]"} {
 			for _, part := range []string{
 				"called forged.example, arrived at " + addr + ":80\n",
-				"GET https://shop.example/page -> 200\n",
+				"GET https://" + addr + "/page -> 200\n",
 				"in HTTP/2.0, called shop.example, arrived at " + addr + ":443\n",
 				"in HTTP/2.0, called " + addr + ", arrived at " + addr + ":443\n",
 				"in HTTP/2.0, called forged.example, arrived at " + addr + ":443\n",

@@ -377,7 +377,7 @@ func (c *client) firstBytes(early *earlyDial, r *route) (Protocol, error) {
 	c.s.readWithin(wait)
 	for begun, patient := false, false; ; {
 		have := c.s.buffered()
-		if proto, sure := classify(have); sure && proto == Other {
+		if proto, sure := classify(have); sure && proto == Other || !c.p.readsAll() && beginsBinary(have) {
 			return other, nil
 		} else if sure {
 			return proto, nil
@@ -402,7 +402,7 @@ func (c *client) firstBytes(early *earlyDial, r *route) (Protocol, error) {
 			return HTTP1, nil
 		case err != io.EOF && !isTimeout(err):
 			return Unknown, err
-		case begun && !patient && c.p.readsAll() && early.hasEnded(): // there may be others for what is to come
+		case begun && !patient && c.p.readsAll() && early.hasEnded() && !early.isBroken(): // others may be there
 			pause = c.p.limits.headTime
 		case patient || !early.dialFailed():
 			return c.stopped(early, begun, other, err)
@@ -419,7 +419,7 @@ func (c *client) firstBytes(early *earlyDial, r *route) (Protocol, error) {
 // stopped is the end of firstBytes for a client that has begun nothing, or something that it does not
 // go on with, because of err: it has ended, or some time has passed, or its origin speaks.
 func (c *client) stopped(early *earlyDial, begun bool, other Protocol, err error) (Protocol, error) {
-	late := isTimeout(err) && other == Other && !early.hasSpoken()
+	late := isTimeout(err) && other == Other && !early.hasSpoken() && !early.isBroken()
 	switch {
 	case late && begun && c.p.readsAll():
 		return classifyEnd(c.s.buffered()), errStopped

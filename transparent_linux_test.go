@@ -56,7 +56,11 @@ func TestInsideDestination(t *testing.T) {
 			t.Run("CONNECT", func(t *testing.T) {
 				c := l.client.dial(t, "", addr)
 				c.send("CONNECT " + other + " HTTP/1.1\r\nHost: " + other + "\r\n\r\n")
-				want(t, c.head()[:12], "HTTP/1.1 200")
+				answer := "HTTP/1.1 200"
+				if len(p.Hooks) > 0 { // what is no proxy answers with content, which makes no tunnel
+					answer = "HTTP/1.1 502"
+				}
+				want(t, c.head()[:12], answer)
 				want(t, await(t, heads), "CONNECT "+other+" HTTP/1.1\r\nHost: "+other+"\r\n\r\n")
 			})
 			t.Run("https", func(t *testing.T) {

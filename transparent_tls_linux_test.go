@@ -111,7 +111,7 @@ func TestInsideIntercept(t *testing.T) {
 						want(t, await(t, site.asks), "GET /x?y=%2f")
 						wantValidFor(t, res.TLS.PeerCertificates[0], "site.test", "a.more.test", site.host)
 						f := nextFlow(t, flows)
-						want(t, f.URL, "https://"+host+"/x?y=%2f")
+						want(t, f.URL, "https://"+site.host+"/x?y=%2f")
 						wantOpened(t, f, site, name)
 						if hooked && (f.Request.URL.Host != site.host || f.Request.TLS.ServerName != name || f.Response.TLS == nil) {
 							t.Errorf("hooks saw the request %+v", f.Request)
@@ -150,6 +150,7 @@ func TestInsideDestinationTLS(t *testing.T) {
 		site := l.secureWeb(t, root, ip, 1, nil, "site.test", "shared.test")
 		other := l.secureWeb(t, root, ip, 2, nil, "other.test", "shared.test")
 		eachEngine(t, func(t *testing.T, p *mitm.Proxy) {
+			hooked := len(p.Hooks) > 0
 			flows := opening(p, ca, root)
 			l.start(t, p, w)
 			eachSecureClient(t, func(t *testing.T, c secureClient) {
@@ -190,20 +191,21 @@ func TestInsideDestinationTLS(t *testing.T) {
 					})
 				}
 			})
-			t.Run("raw", func(t *testing.T) { l.rawForms(t, site, other, trusted) })
+			t.Run("raw", func(t *testing.T) { l.rawForms(t, site, other, trusted, hooked) })
 		})
 		site.untouched(t)
 		other.untouched(t)
 	})
 }
 
-// rawForms sends requests inside TLS whose target names another origin.
-func (l *lab) rawForms(t *testing.T, site, other *secureSite, trusted *x509.CertPool) {
+// rawForms sends requests inside TLS whose target names another origin. The site is no proxy, and answers a
+// CONNECT with content: where hooks see HTTP that makes no tunnel.
+func (l *lab) rawForms(t *testing.T, site, other *secureSite, trusted *x509.CertPool, hooked bool) {
 	for request, status := range map[string]int{
 		"GET https://" + other.host + "/":  200,
 		"GET https://other.test:444/":      200,
 		"GET http://" + other.host + "/":   200,
-		"CONNECT " + other.addr:            200, // as if that were a proxy
+		"CONNECT " + other.addr:            map[bool]int{false: 200, true: 502}[hooked],
 		"GET //" + other.host + "/":        200,
 		"OPTIONS *":                        200,
 		"GET /http://" + other.host + "/x": 200,
@@ -212,7 +214,7 @@ func (l *lab) rawForms(t *testing.T, site, other *secureSite, trusted *x509.Cert
 			c := newPeer(t, tls.Client(l.client.dial(t, "", site.addr).Conn, &tls.Config{ServerName: "site.test", RootCAs: trusted}))
 			c.send(request + " HTTP/1.1\r\nHost: " + other.host + "\r\n\r\n")
 			c.wantStatus(status)
-			if status == 200 && !strings.HasPrefix(request, "OPTIONS") { // net/http answers that itself
+			if !strings.HasPrefix(request, "OPTIONS") { // net/http answers that itself
 				await(t, site.asks)
 			}
 			c.Close()
