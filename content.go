@@ -16,8 +16,6 @@ type readerSource struct {
 	err     error // what followed them
 	count   int64
 	trailer func() []field
-	closing bool // the client connection ends with this response
-	empty   bool // there is nothing but, perhaps, a trailer section
 }
 
 // giveBack ends what was lent.

@@ -58,10 +58,10 @@ func (h *hookedExchange) contentGoesOn() (goesOn bool) {
 }
 
 // awaitContent waits for content that is still being sent after the client has got the response.
-func (h *hookedExchange) awaitContent(closing bool) {
+func (h *hookedExchange) awaitContent() {
 	h.settle(true, (*hookedTrip).isPending)
 	h.eachReturned((*hookedTrip).awaitHTTP2)
-	if !closing {
+	if !h.closing {
 		h.drain() // of what a hook put in its place; it could not be done as long as that went on
 	}
 }

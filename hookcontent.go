@@ -78,7 +78,7 @@ func (h *hookedExchange) responseContent(res *http.Response, method string) (fra
 	s.r, s.trailer = res.Body, h.responseTrailers(res)
 	if own, ok := res.Body.(*http2Content); ok {
 		s.trailer = func() []field { return mergeTrailers(own.res.Trailer, nil) }
-		if s.empty = res.ContentLength == 0; s.empty && res.Header.Get("Content-Length") == "" {
+		if h.empty = res.ContentLength == 0; h.empty && res.Header.Get("Content-Length") == "" {
 			return framing{}, s, nil // not even a length, as in an answer that is all header
 		}
 		if res.ContentLength >= 0 && len(res.Trailer) == 0 {

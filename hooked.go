@@ -34,8 +34,10 @@ type hookedExchange struct {
 	body     hookedBody    // the client's content in HTTP/1
 	own      io.ReadCloser // the client's content
 
-	minor    int32    // HTTP/1.minor of the client
+	minor    uint8    // HTTP/1.minor of the client
 	protocol Protocol // of the client
+	closing  bool     // the client connection ends with the response
+	empty    bool     // the response has nothing but, perhaps, a trailer section
 
 	continued bool          // the client was told to send its content
 	answered  bool          // interim responses come too late
@@ -105,7 +107,7 @@ func newHooked(x *exchange) *hookedExchange {
 	}
 	h := &hookedExchange{
 		flow: x.flow, client: x.client, origins: &x.client.origins, route: x.route, asker: x, protocol: HTTP1,
-		control: x.control, minor: int32(x.line.minor), near: &x.sides.near, inner: x.inner,
+		control: x.control, minor: uint8(x.line.minor), near: &x.sides.near, inner: x.inner,
 	}
 	h.returned.L = &h.mu
 	if h.flow == nil || x.client.p.sorted.http == nil { // nobody is to see what the hooks leave
@@ -323,7 +325,7 @@ func (h *hookedExchange) pass(x *exchange, res *http.Response) error {
 	sent := !h.unread()
 	h.closeBody(res.Body)
 	h.end()
-	x.conclude(err, x.route.key.addr, out.closing, sent)
+	x.conclude(err, x.route.key.addr, h.closing, sent)
 	switch {
 	case err == nil || isSendError(err):
 	case x.client.ctx.Err() == nil:
@@ -355,7 +357,7 @@ func (h *hookedExchange) sendResponse(x *exchange, out *readerSource) (err error
 		if out.giveBack(); h.contentGoesOn() {
 			x.endResponse()
 		}
-		h.awaitContent(out.closing)
+		h.awaitContent()
 	}
 	return err
 }

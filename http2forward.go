@@ -160,7 +160,7 @@ func (x *http2Exchange) send(h *hookedExchange, src *readerSource, f framing) (e
 	if src.r == nil && src.direct == nil {
 		return nil
 	}
-	if x.out = newLateFlusher(x.w); src.empty {
+	if x.out = newLateFlusher(x.w); h.empty {
 		x.out.end() // so that the head says that it is all
 	}
 	err = x.sendContent(h, src)

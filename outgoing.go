@@ -231,7 +231,7 @@ func (h *hookedExchange) outgoing(x *exchange, res *http.Response, drained bool)
 	w.framing = x.forClient(f)
 	w.close = x.control.close || w.control.close || res.Close || w.framing.kind == closeFramed ||
 		!goesOn && h.unread() || x.client.p.closing.Load()
-	src.closing = w.close
+	h.closing = w.close
 	x.reply.start(x.client.s, w.framing, x.client.p.limits.contentTime)
 	x.reply.last = !goesOn && h.unread() && !h.busy()
 	w.describe(res.Header)
