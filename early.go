@@ -199,11 +199,11 @@ func (e *earlyDial) hasSpoken() bool {
 	return e.answered && len(e.o.s.buffered()) > 0
 }
 
-// isBroken reports whether the origin has ended the connection by an error.
-func (e *earlyDial) isBroken() bool {
+// broken returns the error by which the origin has ended the connection, or nil.
+func (e *earlyDial) broken() error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	return e.cut != nil
+	return e.cut
 }
 
 // hasEnded reports whether the origin has ended the connection without a word.

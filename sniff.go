@@ -152,6 +152,9 @@ func (c *client) serveSniffed(r *route, flow *Flow, conn *Conn, early *earlyDial
 	early.stopListening()
 	c.s.resume()
 	_, failed := early.get()
+	if cut := early.broken(); cut != nil {
+		failed = &OpError{Op: "relay", Addr: r.key.addr, Err: cut}
+	}
 	again := c.decideAgain(r, flow, conn)
 	early = c.lead(early, again)
 	refused := unread != nil && again.action != Tunnel
@@ -402,7 +405,7 @@ func (c *client) firstBytes(early *earlyDial, r *route) (Protocol, error) {
 			return HTTP1, nil
 		case err != io.EOF && !isTimeout(err):
 			return Unknown, err
-		case begun && !patient && c.p.readsAll() && early.hasEnded() && !early.isBroken(): // others may be there
+		case begun && !patient && c.p.readsAll() && early.hasEnded() && early.broken() == nil: // others may be there
 			pause = c.p.limits.headTime
 		case patient || !early.dialFailed():
 			return c.stopped(early, begun, other, err)
@@ -419,8 +422,10 @@ func (c *client) firstBytes(early *earlyDial, r *route) (Protocol, error) {
 // stopped is the end of firstBytes for a client that has begun nothing, or something that it does not
 // go on with, because of err: it has ended, or some time has passed, or its origin speaks.
 func (c *client) stopped(early *earlyDial, begun bool, other Protocol, err error) (Protocol, error) {
-	late := isTimeout(err) && other == Other && !early.hasSpoken() && !early.isBroken()
+	late := isTimeout(err) && other == Other && !early.hasSpoken()
 	switch {
+	case late && begun && c.p.readsAll() && early.broken() != nil:
+		return Other, errStopped // there is nobody to speak for
 	case late && begun && c.p.readsAll():
 		return classifyEnd(c.s.buffered()), errStopped
 	case late && !begun && !early.hasEnded() && !early.dialFailed():

@@ -12,6 +12,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -369,5 +370,53 @@ func TestR61_EndlessPrefix(t *testing.T) {
 				})
 			})
 		}
+	}
+}
+
+// An origin that breaks off while a request has begun does not make it something else, wherever a hook
+// would have that go.
+func TestR61_OriginBreaksOff(t *testing.T) {
+	for _, begun := range []string{"GET /x HT", "GET", "PRI * HTTP/2.0\r\n"} {
+		t.Run(begun, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				done, flows := doneHook()
+				var recorded bytes.Buffer
+				near, far := memPipe()
+				other, recorder := memPipe()
+				read := make(chan bool)
+				go func() {
+					defer close(read)
+					io.Copy(&recorded, recorder)
+				}()
+				dials := map[string]net.Conn{"origin.test:80": near, "other.test:80": other}
+				p := &mitm.Proxy{Mode: fixed(mitm.Destination{Addr: "origin.test:80"})}
+				p.Dial = func(_ context.Context, _, addr string) (net.Conn, error) { return dials[addr], nil }
+				p.Hooks = []mitm.Hook{done, refuseAll(), mitm.OnConn(func(_ context.Context, c *mitm.Conn) (mitm.Action, error) {
+					if c.Protocol == mitm.Other {
+						c.Destination.Addr = "other.test:80"
+					}
+					return mitm.Default, nil
+				})}
+				client, server := memPipe()
+				go p.ServeConn(t.Context(), server)
+				io.WriteString(client, begun)
+				synctest.Wait()
+				far.SetLinger(0)
+				far.Close()
+				synctest.Wait()
+				io.WriteString(client, "TP/1.1\r\nHost: h\r\n\r\n") // it fails by now
+				if f := <-flows; !errors.Is(f.Err, syscall.ECONNRESET) || f.Tunnel {
+					t.Errorf("flow: %v, tunnel %v", f.Err, f.Tunnel)
+				}
+				client.Close()
+				p.Close()
+				other.Close()
+				recorder.Close()
+				<-read
+				if recorded.Len() > 0 {
+					t.Errorf("the other origin got %q", recorded.String())
+				}
+			})
+		})
 	}
 }
