@@ -156,7 +156,10 @@ func (c *client) serveSniffed(r *route, flow *Flow, conn *Conn, early *earlyDial
 		failed = &OpError{Op: "relay", Addr: r.key.addr, Err: cut}
 	}
 	again := c.decideAgain(r, flow, conn)
-	early = c.lead(early, again)
+	was := early
+	if early = c.lead(was, again); early != was && conn.Protocol == Other && c.mayBecomeHTTP() {
+		unread = cmp.Or(unread, errRedirected)
+	}
 	refused := unread != nil && again.action != Tunnel
 	switch {
 	case refused && conn.Protocol == Other:
@@ -167,6 +170,13 @@ func (c *client) serveSniffed(r *route, flow *Flow, conn *Conn, early *earlyDial
 		c.s.interrupt()
 	}
 	return c.serveProtocol(again, flow, early)
+}
+
+// mayBecomeHTTP reports whether what the client will send could make what it has begun a request that
+// somebody is to see. Where that is no matter because its server has spoken, another server has not.
+func (c *client) mayBecomeHTTP() bool {
+	proto, sure := classify(c.s.buffered())
+	return c.p.readsAll() && !c.hasEnded && !(sure && proto == Other)
 }
 
 // newEarlyDial returns one for r that has not begun.
@@ -440,6 +450,9 @@ var (
 	errStopped  = fmt.Errorf("%w: neither HTTP nor TLS came in time: %w", ErrUnread, os.ErrDeadlineExceeded)
 	errLongLine = fmt.Errorf("%w: neither HTTP nor TLS came in what may be a request line", ErrUnread)
 )
+
+// errRedirected is about a client that was the second to speak, and has another server now.
+var errRedirected = fmt.Errorf("%w: a hook has sent it elsewhere before it was known what it speaks", ErrUnread)
 
 // readsAll reports whether somebody is to see all HTTP.
 func (p *Proxy) readsAll() bool { return p.sorted.http != nil }

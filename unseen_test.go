@@ -420,3 +420,49 @@ func TestR61_OriginBreaksOff(t *testing.T) {
 		})
 	}
 }
+
+// That one server has spoken first says nothing about the one to which a hook redirects its client: what
+// could still become HTTP is not relayed there, unless the hook answers Tunnel.
+func TestR61_RedirectedServerFirst(t *testing.T) {
+	for _, begun := range []string{"", "GET /x HT", "\x00binary"} {
+		for _, answer := range []mitm.Action{mitm.Default, mitm.Intercept, mitm.Tunnel} {
+			t.Run(begun, func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					done, flows := doneHook()
+					near, far := memPipe()
+					other, recorder := memPipe()
+					dials := map[string]net.Conn{"origin.test:80": near, "other.test:80": other}
+					p := &mitm.Proxy{Mode: fixed(mitm.Destination{Addr: "origin.test:80"})}
+					p.Dial = func(_ context.Context, _, addr string) (net.Conn, error) { return dials[addr], nil }
+					p.Hooks = []mitm.Hook{done, refuseAll(), mitm.OnConn(func(_ context.Context, c *mitm.Conn) (mitm.Action, error) {
+						if c.Protocol != mitm.Other {
+							return mitm.Default, nil
+						}
+						c.Destination.Addr = "other.test:80"
+						return answer, nil
+					})}
+					client, server := memPipe()
+					go p.ServeConn(t.Context(), server)
+					io.WriteString(client, begun)
+					synctest.Wait()
+					io.WriteString(far, "220 ready\r\n")
+					synctest.Wait()
+					io.WriteString(client, "TP/1.1\r\n\r\n") // which fails where it is refused
+					client.CloseWrite()
+					synctest.Wait()
+					passes := answer == mitm.Tunnel || begun == "\x00binary"
+					if got, want := recorder.unread(), map[bool]string{true: begun + "TP/1.1\r\n\r\n"}[passes]; got != want {
+						t.Errorf("%v: the other origin got %q, want %q", answer, got, want)
+					}
+					recorder.Close()
+					if f := <-flows; f.Tunnel != passes || !passes && !errors.Is(f.Err, mitm.ErrUnread) {
+						t.Errorf("%v: flow: tunnel %v, %v", answer, f.Tunnel, f.Err)
+					}
+					client.Close()
+					far.Close()
+					p.Close()
+				})
+			})
+		}
+	}
+}
