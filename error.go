@@ -44,7 +44,8 @@ var ErrClientGone = errors.New("client closed the connection")
 var ErrCertificateRefused = errors.New("client refused the certificate")
 
 // ErrUnread is in the [Flow.Err] of a connection that was refused because hooks could not have read
-// it: the client's first bytes became neither HTTP nor TLS, or crypto/tls refuses its ClientHello.
+// it: the client's first bytes became neither HTTP nor TLS, crypto/tls refuses its ClientHello, or a hook
+// redirected a client whose server spoke first, before that client had shown what it speaks.
 // Such a connection is refused where TLS is terminated, and where an [HTTPHook] or a
 // [Proxy.Transport] is to see all HTTP. A [ConnHook] that answers [Tunnel] lets it pass.
 // [RefuseUnread] refuses more.
